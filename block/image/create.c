@@ -1,0 +1,299 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * making new image files
+ *
+ *   settle (format, backing file, size) -> folder/.NAME.XXXXXX -> the driver
+ *   fills it -> flush -> close -> rename to NAME
+ *
+ * Always true: a file under the final name is either what stood there before
+ * or the complete new image (rename is atomic; without leave to replace it is
+ * the kind of rename that fails when the name is taken).
+ *
+ * This file and drivers/file are the only ones that name files to the system:
+ * here it is about directory entries, there about contents.
+ */
+#include "block/image/create.h"
+
+#include "block/backend.h"
+#include "block/graph/open.h"
+#include "block/rt/aio_context.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+typedef struct ResizeJob {
+    BlockBackend *file;
+    int64_t length;
+    BdrvPreallocMode prealloc;
+    GError **error;
+    int ret;
+} ResizeJob;
+
+static void coroutine_fn resize_entry(void *opaque)
+{
+    ResizeJob *job = opaque;
+
+    job->ret = blk_co_truncate(job->file, job->length, /* exact= */ true,
+                               job->prealloc, job->error);
+}
+
+bool image_create_resize(BlockBackend *file, int64_t length,
+                         BdrvPreallocMode prealloc, GError **error)
+{
+    ResizeJob job = { file, length, prealloc, error, 0 };
+
+    aio_run_sync(resize_entry, &job);
+    if (job.ret < 0 && error && !*error) {
+        error_set_errno(error, -job.ret, "cannot grow to %" PRId64 " bytes",
+                        length);
+    }
+    return job.ret == 0;
+}
+
+bool image_create_write(BlockBackend *file, int64_t offset, int64_t bytes,
+                        const void *buffer, GError **error)
+{
+    int ret = blk_pwrite(file, offset, bytes, buffer);
+
+    if (ret < 0) {
+        error_set_errno(error, -ret, "cannot write %" PRId64 " bytes at 0x%"
+                        PRIx64, bytes, offset);
+    }
+    return ret == 0;
+}
+
+/* -- settling ------------------------------------------------------------ */
+
+/* A relative backing name starts from the new image's folder. */
+static char *backing_path(const ImageCreateRequest *request)
+{
+    g_autofree char *folder = NULL;
+
+    if (g_path_is_absolute(request->backing_name) ||
+        strchr(request->backing_name, ':')) {
+        return g_strdup(request->backing_name);
+    }
+    folder = g_path_get_dirname(request->filename);
+    return g_build_filename(folder, request->backing_name, NULL);
+}
+
+/* Opens the backing file: does it exist, is it of that format, how long? */
+static bool backing_length(const ImageCreateRequest *request,
+                           int64_t *ret_length, GError **error)
+{
+    g_autofree char *path = backing_path(request);
+    BlockOptions *options = block_options_new();
+    g_autoptr(BlockBackend) blk = NULL;
+
+    block_options_set_string(options, "driver", request->backing_format);
+    blk = blk_open(path, options, BDRV_O_RDONLY, /* policy= */ NULL,
+                   "creating an overlay", error);
+    if (!blk) {
+        g_prefix_error(error, "backing file '%s': ", request->backing_name);
+        return false;
+    }
+    *ret_length = blk_length(blk);
+    return true;
+}
+
+static bool settle_backing(const ImageCreateRequest *request,
+                           int64_t *length, GError **error)
+{
+    int64_t found = -1;
+
+    if (!request->backing_name) {
+        return true;
+    }
+    if (!request->backing_format) {
+        g_set_error(error, IMGFUSE_ERROR, IMGFUSE_ERROR_OPTION,
+                    "backing file '%s' needs its format; name it with -F",
+                    request->backing_name);
+        return false;
+    }
+    if (!bdrv_find_format(request->backing_format)) {
+        g_set_error(error, IMGFUSE_ERROR, IMGFUSE_ERROR_OPTION,
+                    "unknown backing format '%s'", request->backing_format);
+        return false;
+    }
+    if (request->backing_unchecked) {
+        return true;
+    }
+    if (!backing_length(request, &found, error)) {
+        return false;
+    }
+    if (*length < 0) {
+        *length = found;
+    }
+    return true;
+}
+
+static bool settle(const ImageCreateRequest *request,
+                   const BlockDriver **ret_driver, int64_t *ret_length,
+                   GError **error)
+{
+    const BlockDriver *driver = bdrv_find_format(request->format);
+    int64_t length = request->length;
+
+    if (!driver || !driver->create) {
+        g_set_error(error, IMGFUSE_ERROR, IMGFUSE_ERROR_UNSUPPORTED,
+                    driver ? "images of format '%s' cannot be created"
+                           : "unknown format '%s'", request->format);
+        return false;
+    }
+    if (request->backing_name && !driver->supports_backing) {
+        g_set_error(error, IMGFUSE_ERROR, IMGFUSE_ERROR_OPTION,
+                    "format '%s' has no backing files", request->format);
+        return false;
+    }
+    if (!settle_backing(request, &length, error)) {
+        return false;
+    }
+    if (length < 0) {
+        g_set_error(error, IMGFUSE_ERROR, IMGFUSE_ERROR_OPTION,
+                    "the image needs a size");
+        return false;
+    }
+    if (length > BDRV_MAX_LENGTH) {
+        g_set_error(error, IMGFUSE_ERROR, IMGFUSE_ERROR_OPTION,
+                    "a size of %" PRId64 " bytes is more than %" PRId64,
+                    length, BDRV_MAX_LENGTH);
+        return false;
+    }
+    *ret_driver = driver;
+    *ret_length = length;
+    return true;
+}
+
+/* -- filling and publishing ---------------------------------------------- */
+
+/* The format's options with the backing file's name among them. */
+static BlockOptions *format_options(const ImageCreateRequest *request)
+{
+    BlockOptions *options = request->options
+                                ? block_options_copy(request->options)
+                                : block_options_new();
+
+    if (request->backing_name) {
+        block_options_set_string(options, "backing_file",
+                                 request->backing_name);
+        block_options_set_string(options, "backing_fmt",
+                                 request->backing_format);
+    }
+    return options;
+}
+
+/* Has @driver write an image of @length into the file @path. */
+static bool fill(const ImageCreateRequest *request, const BlockDriver *driver,
+                 const char *path, int64_t length, GError **error)
+{
+    g_autoptr(BlockOptions) options = format_options(request);
+    BlockOptions *file_options = block_options_new();
+    g_autoptr(BlockBackend) file = NULL;
+    const char *unknown;
+    int ret;
+
+    block_options_set_string(file_options, "driver", "file");
+    block_options_set_string(file_options, "filename", path);
+    file = blk_open(/* filename= */ NULL, file_options,
+                    BDRV_O_RDWR | BDRV_O_RESIZE, /* policy= */ NULL,
+                    "creating an image", error);
+    if (!file || !driver->create->create(file, length, options, error)) {
+        return false;
+    }
+    unknown = block_options_first_key(options);
+    if (unknown) {
+        g_set_error(error, IMGFUSE_ERROR, IMGFUSE_ERROR_OPTION,
+                    "format '%s' has no creation option '%s'",
+                    request->format, unknown);
+        return false;
+    }
+    ret = blk_flush(file);
+    if (ret < 0) {
+        error_set_errno(error, -ret, "cannot flush");
+    }
+    return ret == 0;
+}
+
+/* Gives the finished file its name, and makes the name durable. */
+static bool publish(const char *temporary, const ImageCreateRequest *request,
+                    const char *folder, GError **error)
+{
+    unsigned flags = request->replace ? 0 : RENAME_NOREPLACE;
+    int fd;
+
+    if (renameat2(AT_FDCWD, temporary, AT_FDCWD, request->filename, flags) <
+        0) {
+        /* File systems without that flag can still make a second name. */
+        if (errno != EINVAL || link(temporary, request->filename) < 0) {
+            error_set_errno(error, errno, "cannot create it");
+            return false;
+        }
+        (void) unlink(temporary); /* the image is there already */
+    }
+    fd = open(folder, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (fd >= 0) {
+        (void) fsync(fd); /* some file systems cannot; then it is not needed */
+        close(fd);
+    }
+    return true;
+}
+
+static bool create_file(const ImageCreateRequest *request,
+                        const BlockDriver *driver, int64_t length,
+                        GError **error)
+{
+    g_autofree char *folder = g_path_get_dirname(request->filename);
+    g_autofree char *base = g_path_get_basename(request->filename);
+    g_autofree char *temporary = g_strdup_printf("%s/.%.200s.XXXXXX", folder,
+                                                 base);
+    int fd = g_mkstemp_full(temporary, O_RDWR | O_CLOEXEC, 0644);
+
+    if (fd < 0) {
+        error_set_errno(error, errno, "cannot create a file in '%s'", folder);
+        return false;
+    }
+    close(fd);
+    if (!fill(request, driver, temporary, length, error) ||
+        !publish(temporary, request, folder, error)) {
+        (void) unlink(temporary); /* the first error is the one to tell */
+        return false;
+    }
+    return true;
+}
+
+bool image_create(const ImageCreateRequest *request, int64_t *ret_length,
+                  GError **error)
+{
+    const BlockDriver *driver;
+    struct stat st;
+    int64_t length;
+    bool exists;
+    bool ok;
+
+    exists = stat(request->filename, &st) == 0;
+    if (exists && !S_ISBLK(st.st_mode) &&
+        !(request->replace && S_ISREG(st.st_mode))) {
+        g_set_error(error, IMGFUSE_ERROR, IMGFUSE_ERROR_FAILED,
+                    "%s: exists already; remove it first or use --force",
+                    request->filename);
+        return false;
+    }
+    ok = settle(request, &driver, &length, error);
+    if (ok && exists && S_ISBLK(st.st_mode)) {
+        ok = fill(request, driver, request->filename, length, error);
+    } else if (ok) {
+        ok = create_file(request, driver, length, error);
+    }
+    if (!ok) {
+        g_prefix_error(error, "%s: ", request->filename);
+        return false;
+    }
+    if (ret_length) {
+        *ret_length = length;
+    }
+    return true;
+}

@@ -1,0 +1,174 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * accounting: what a backend or node has done so far
+ *
+ * One slot per context, written by that context's thread only with relaxed
+ * atomics and in cache lines of its own; a reader sums the slots. A sum may
+ * miss what happens while it is made, but no count is ever lost.
+ *
+ * A histogram's boundaries are replaced on the control plane while its node is
+ * drained, so that no request counts into half of an old one.
+ */
+#ifdef HAVE_CONFIG_H
+#include "config.h"
+#endif
+
+#include "block/io/accounting.h"
+
+#include "block/rt/aio_context.h"
+#include "block/rt/timer.h"
+
+typedef struct Slot {
+    AccountingTotals totals[ACCOUNTING_TYPES];
+} __attribute__((aligned(64))) Slot;
+
+typedef struct Histogram {
+    int count; /* boundaries; 0: latency is not measured */
+    uint64_t boundary_ns[ACCOUNTING_HISTOGRAM_MAX];
+} Histogram;
+
+struct Accounting {
+    Histogram histogram[ACCOUNTING_TYPES];
+    Slot *slot[AIO_CONTEXTS_MAX]; /* made by the context on first use */
+};
+
+Accounting *accounting_new(void)
+{
+    return g_new0(Accounting, 1);
+}
+
+void accounting_free(Accounting *accounting)
+{
+    if (accounting == NULL) {
+        return;
+    }
+    for (int i = 0; i < AIO_CONTEXTS_MAX; i++) {
+        g_aligned_free(accounting->slot[i]);
+    }
+    g_free(accounting);
+}
+
+/* The calling thread's counters for @type. */
+static AccountingTotals *own_totals(Accounting *accounting,
+                                    AccountingType type)
+{
+    Slot **slot =
+        &accounting->slot[aio_context_index(aio_context_current())];
+
+    if (G_UNLIKELY(*slot == NULL)) {
+        Slot *made = g_aligned_alloc0(1, sizeof(Slot), 64);
+
+        __atomic_store_n(slot, made, __ATOMIC_RELEASE);
+    }
+    return &(*slot)->totals[type];
+}
+
+/* Single writer: a load and a store do. */
+static void count(uint64_t *counter, uint64_t amount)
+{
+    __atomic_store_n(counter,
+                     __atomic_load_n(counter, __ATOMIC_RELAXED) + amount,
+                     __ATOMIC_RELAXED);
+}
+
+bool accounting_set_histogram(Accounting *accounting, AccountingType type,
+                              const uint64_t *boundaries_ns, int count_of,
+                              GError **error)
+{
+    Histogram *histogram = &accounting->histogram[type];
+
+    if (count_of < 0 || count_of > ACCOUNTING_HISTOGRAM_MAX) {
+        g_set_error(error, IMGFUSE_ERROR, IMGFUSE_ERROR_OPTION,
+                    "a histogram has 1 to %d boundaries, not %d",
+                    ACCOUNTING_HISTOGRAM_MAX, count_of);
+        return false;
+    }
+    for (int i = 1; i < count_of; i++) {
+        if (boundaries_ns[i] <= boundaries_ns[i - 1]) {
+            g_set_error(error, IMGFUSE_ERROR, IMGFUSE_ERROR_OPTION,
+                        "histogram boundary %" G_GUINT64_FORMAT
+                        " does not rise above %" G_GUINT64_FORMAT,
+                        boundaries_ns[i], boundaries_ns[i - 1]);
+            return false;
+        }
+    }
+    for (int i = 0; i < count_of; i++) {
+        histogram->boundary_ns[i] = boundaries_ns[i];
+    }
+    histogram->count = count_of;
+    for (int i = 0; i < AIO_CONTEXTS_MAX; i++) {
+        if (accounting->slot[i] != NULL) {
+            memset(accounting->slot[i]->totals[type].bins, 0,
+                   sizeof(accounting->slot[i]->totals[type].bins));
+        }
+    }
+    return true;
+}
+
+void accounting_begin(Accounting *accounting, AccountingCookie *cookie,
+                      AccountingType type, int64_t bytes)
+{
+    cookie->type = type;
+    cookie->bytes = bytes;
+    cookie->start_ns =
+        accounting->histogram[type].count > 0 ? clock_now_ns() : 0;
+}
+
+static void count_latency(const Histogram *histogram,
+                          AccountingTotals *totals, int64_t latency_ns)
+{
+    int bin = 0;
+
+    while (bin < histogram->count &&
+           (uint64_t) latency_ns >= histogram->boundary_ns[bin]) {
+        bin++;
+    }
+    count(&totals->bins[bin], 1);
+    count(&totals->total_time_ns, latency_ns);
+}
+
+void accounting_end(Accounting *accounting, const AccountingCookie *cookie,
+                    int ret)
+{
+    AccountingTotals *totals = own_totals(accounting, cookie->type);
+
+    if (ret < 0) {
+        count(&totals->failed, 1);
+    } else {
+        count(&totals->operations, 1);
+        count(&totals->bytes, cookie->bytes);
+    }
+    if (cookie->start_ns != 0) {
+        count_latency(&accounting->histogram[cookie->type], totals,
+                      clock_now_ns() - cookie->start_ns);
+    }
+}
+
+void accounting_invalid(Accounting *accounting, AccountingType type)
+{
+    count(&own_totals(accounting, type)->invalid, 1);
+}
+
+void accounting_merged(Accounting *accounting, AccountingType type,
+                       int requests)
+{
+    count(&own_totals(accounting, type)->merged, requests);
+}
+
+void accounting_totals(Accounting *accounting, AccountingType type,
+                       AccountingTotals *ret_totals)
+{
+    uint64_t *sum = (uint64_t *) ret_totals;
+
+    G_STATIC_ASSERT(sizeof(AccountingTotals) % sizeof(uint64_t) == 0);
+    memset(ret_totals, 0, sizeof(*ret_totals));
+    for (int i = 0; i < AIO_CONTEXTS_MAX; i++) {
+        Slot *slot = __atomic_load_n(&accounting->slot[i], __ATOMIC_ACQUIRE);
+        uint64_t *from = slot ? (uint64_t *) &slot->totals[type] : NULL;
+
+        for (size_t j = 0;
+             slot != NULL && j < sizeof(*ret_totals) / sizeof(*sum); j++) {
+            sum[j] += __atomic_load_n(&from[j], __ATOMIC_RELAXED);
+        }
+    }
+}

@@ -1,0 +1,70 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * who references which host cluster: the walk behind check.c
+ *
+ * Follows every pointer of an image and counts, for each cluster, how often
+ * it is pointed at. Looks at no refcount. Control plane.
+ */
+#ifndef DRIVERS_QCOW2_CHECK_WALK_H
+#define DRIVERS_QCOW2_CHECK_WALK_H
+
+#include "block/image/check.h"
+#include "drivers/qcow2/qcow2.h"
+
+/* Counts for sparse cluster numbers: pages that exist where something is. */
+typedef struct Qcow2Counts Qcow2Counts;
+
+Qcow2Counts *qcow2_counts_new(void);
+void qcow2_counts_free(Qcow2Counts *counts);
+uint32_t qcow2_counts_get(Qcow2Counts *counts, int64_t cluster);
+/* Adds @times (saturating). False: over the memory limit. */
+bool qcow2_counts_add(Qcow2Counts *counts, int64_t cluster, uint32_t times);
+/* Takes one off a count that is not 0. */
+void qcow2_counts_drop(Qcow2Counts *counts, int64_t cluster);
+/* Calls @visit for each count that is not 0, in no order. */
+void qcow2_counts_foreach(Qcow2Counts *counts,
+                          void (*visit)(int64_t cluster, uint32_t count,
+                                        void *opaque),
+                          void *opaque);
+
+typedef struct Qcow2Walk {
+    BlockDriverState *bs;
+    const Qcow2Header *header;
+    int64_t cluster_bytes;
+    int64_t file_bytes;
+    BlockCheckResult *result;
+    Qcow2Counts *counts;
+    /* The active L1 and the refcount table, host byte order. */
+    uint64_t *l1;
+    uint64_t *reftable;
+    int64_t reftable_entries;
+    /* The refcount structures cannot be repaired in place. */
+    bool refcounts_broken;
+    GArray *l2_refs; /* the walk's own: L2 tables met */
+    int64_t next_host_offset; /* of a mapping without fragments */
+} Qcow2Walk;
+
+/*
+ * qcow2_walk:
+ * Fills @walk (bs and result set by the caller, the rest zero). Findings go to
+ * walk->result. False: cannot go on (IO for the file's own errors, FAILED
+ * when limits of time or memory are passed).
+ */
+bool qcow2_walk(Qcow2Walk *walk, GError **error);
+void qcow2_walk_clear(Qcow2Walk *walk);
+
+/*
+ * qcow2_walk_read:
+ * @bytes at @host_offset, which is inside the file; zeros past its end.
+ */
+bool qcow2_walk_read(Qcow2Walk *walk, int64_t host_offset, int64_t bytes,
+                     void *buffer, GError **error);
+
+/* One more corruption, with a line that says what. */
+#define qcow2_walk_corrupt(walk, ...)                     \
+    do {                                                  \
+        (walk)->result->corruptions++;                    \
+        block_check_report((walk)->result, "ERROR " __VA_ARGS__); \
+    } while (0)
+
+#endif

@@ -1,0 +1,573 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * L1 and L2 tables in memory
+ *
+ * Answers "what is the L2 entry of this guest cluster?" without a lock, and
+ * keeps changed entries until a commit has written them. What an entry means
+ * is cluster.c's.
+ *
+ *   l1[i] ─ raw L1 entries
+ *   table[i] ──▶ Qcow2L2Table ─ slice[j] ──▶ Qcow2Slice ─ entry[k]
+ *
+ * Always true when the lock is free:
+ *  L1  a slice in memory is what the table on disk says, or its changed
+ *      sectors are marked dirty, or its table is new;
+ *  L2  slices that are dirty, pinned or of a new table are not evicted: their
+ *      copy on disk is stale;
+ *  L3  an evicted slice stays readable until its grace period has passed;
+ *  L4  a table struct, once reachable, lives until the image is closed;
+ *  L5  a slice is loaded by one coroutine at a time (table->loading).
+ *
+ * Locking: pointers and entries are atomic and may be read inside an epoch.
+ * All changes are made under q->lock. A load drops it during its I/O; copying
+ * a shared table keeps it (rare: once for each table after a snapshot).
+ */
+#include "drivers/qcow2/l2_cache.h"
+
+#include "block/io/io.h"
+#include "drivers/qcow2/qcow2.h"
+
+#include <errno.h>
+#include <inttypes.h>
+
+/* How far the clock hand moves at most for one new slice. */
+#define CLOCK_STEPS_MAX 128
+#define SLICES_MIN 16
+
+static unsigned slice_entries(const Qcow2L2Cache *cache)
+{
+    return 1u << cache->slice_bits;
+}
+
+static size_t slice_bytes(const Qcow2L2Cache *cache)
+{
+    return sizeof(uint64_t) << cache->slice_bits;
+}
+
+void qcow2_l2_init(BlockDriverState *bs, uint64_t *l1, int64_t l1_entries,
+                   int64_t cache_bytes)
+{
+    Qcow2State *q = qcow2_state(bs);
+    Qcow2L2Cache *cache = &q->l2;
+    int64_t bytes = MIN(q->cluster_bytes, QCOW2_SLICE_BYTES_MAX);
+
+    cache->l1 = l1;
+    cache->l1_entries = l1_entries;
+    cache->table = g_new0(Qcow2L2Table *, MAX(l1_entries, 1));
+    cache->slice_bits = __builtin_ctzll(bytes / sizeof(uint64_t));
+    cache->slices_per_table = q->cluster_bytes / bytes;
+    cache->slice_limit = MAX(cache_bytes / bytes, SLICES_MIN);
+    cache->slices = g_ptr_array_new();
+    cache->replaced = g_ptr_array_new_with_free_func(g_free);
+    cache->new_tables = g_hash_table_new(NULL, NULL);
+    cache->l1_dirty =
+        g_malloc0(div_round_up(l1_entries * 8, QCOW2_SLICE_SECTOR_BYTES) + 1);
+    cache->clock_hand = 0;
+    cache->dirty = g_ptr_array_new();
+    cache->any_l1_dirty = false;
+    co_queue_init(&cache->loaded);
+}
+
+void qcow2_l2_destroy(BlockDriverState *bs)
+{
+    Qcow2L2Cache *cache = &qcow2_state(bs)->l2;
+
+    if (!cache->slices) {
+        return;
+    }
+    for (guint i = 0; i < cache->slices->len; i++) {
+        g_free(g_ptr_array_index(cache->slices, i));
+    }
+    while (cache->retired) {
+        Qcow2Slice *slice = cache->retired;
+
+        cache->retired = slice->next;
+        g_free(slice);
+    }
+    for (int64_t i = 0; i < cache->l1_entries; i++) {
+        g_free(cache->table[i]);
+    }
+    g_clear_pointer(&cache->slices, g_ptr_array_unref);
+    g_clear_pointer(&cache->replaced, g_ptr_array_unref);
+    g_clear_pointer(&cache->dirty, g_ptr_array_unref);
+    g_clear_pointer(&cache->new_tables, g_hash_table_unref);
+    g_clear_pointer(&cache->l1_dirty, g_free);
+    g_clear_pointer(&cache->table, g_free);
+    g_clear_pointer(&cache->l1, g_free);
+    co_queue_destroy(&cache->loaded);
+}
+
+uint64_t *qcow2_l1_read(BlockDriverState *bs, int64_t host_offset,
+                        int64_t entries, GError **error)
+{
+    /* Bounded by QCOW2_L1_MAX_BYTES: the header was checked. */
+    g_autofree uint64_t *l1 = g_try_malloc0(MAX(entries, 1) * 8);
+    int ret;
+
+    if (!l1) {
+        g_set_error(error, IMGFUSE_ERROR, IMGFUSE_ERROR_FAILED,
+                    "no memory for an L1 table of %" PRId64 " entries",
+                    entries);
+        return NULL;
+    }
+    ret = entries ? bdrv_pread(bs->file, host_offset, entries * 8, l1) : 0;
+    if (ret < 0) {
+        error_set_errno(error, -ret, "reading the L1 table at 0x%" PRIx64,
+                        host_offset);
+        return NULL;
+    }
+    for (int64_t i = 0; i < entries; i++) {
+        l1[i] = be64toh(l1[i]);
+    }
+    return g_steal_pointer(&l1);
+}
+
+Qcow2L2Position qcow2_l2_position(const BlockDriverState *bs, int64_t offset)
+{
+    const Qcow2State *q = qcow2_state(bs);
+    int64_t cluster = offset >> q->cluster_bits;
+    unsigned in_table = cluster & ((1u << q->l2_bits) - 1);
+
+    return (Qcow2L2Position){
+        .l1_index = cluster >> q->l2_bits,
+        .slice = in_table >> q->l2.slice_bits,
+        .entry = in_table & (slice_entries(&q->l2) - 1),
+    };
+}
+
+Qcow2Slice *qcow2_l2_peek(const BlockDriverState *bs,
+                          Qcow2L2Position position)
+{
+    const Qcow2L2Cache *cache = &qcow2_state(bs)->l2;
+    Qcow2L2Table **tables, *table;
+    Qcow2Slice *slice;
+
+    tables = __atomic_load_n(&cache->table, __ATOMIC_ACQUIRE);
+    table = __atomic_load_n(&tables[position.l1_index], __ATOMIC_ACQUIRE);
+    if (!table) {
+        return NULL;
+    }
+    slice = __atomic_load_n(&table->slice[position.slice], __ATOMIC_ACQUIRE);
+    /* Written only when it changes: the line stays shared among readers. */
+    if (slice && !__atomic_load_n(&slice->referenced, __ATOMIC_RELAXED)) {
+        __atomic_store_n(&slice->referenced, 1, __ATOMIC_RELAXED);
+    }
+    return slice;
+}
+
+/* -- slices come and go --------------------------------------------------- */
+
+static Qcow2Slice *slice_new(const Qcow2L2Cache *cache)
+{
+    return g_malloc0(sizeof(Qcow2Slice) + slice_bytes(cache));
+}
+
+static bool may_evict(const Qcow2Slice *slice)
+{
+    return slice->pins == 0 && slice->dirty == 0 && !slice->table->is_new;
+}
+
+/* Takes the slice out of reach; its memory follows later (L3). */
+static void evict(Qcow2State *q, Qcow2Slice *slice)
+{
+    Qcow2L2Cache *cache = &q->l2;
+    Qcow2Slice *last;
+
+    __atomic_store_n(&slice->table->slice[slice->index], NULL,
+                     __ATOMIC_SEQ_CST);
+    last = g_ptr_array_index(cache->slices, cache->slices->len - 1);
+    last->position = slice->position;
+    g_ptr_array_remove_index_fast(cache->slices, slice->position);
+    slice->retired = qcow2_epoch_retire(q->epoch);
+    slice->next = cache->retired;
+    cache->retired = slice;
+}
+
+/* The bound is soft: when everything near the hand is in use we go over. */
+static void make_room(Qcow2State *q)
+{
+    Qcow2L2Cache *cache = &q->l2;
+
+    for (unsigned i = 0; i < CLOCK_STEPS_MAX; i++) {
+        Qcow2Slice *slice;
+
+        if ((int64_t)cache->slices->len < cache->slice_limit) {
+            return;
+        }
+        cache->clock_hand = (cache->clock_hand + 1) % cache->slices->len;
+        slice = g_ptr_array_index(cache->slices, cache->clock_hand);
+        if (__atomic_exchange_n(&slice->referenced, 0, __ATOMIC_RELAXED) ||
+            !may_evict(slice)) {
+            continue;
+        }
+        evict(q, slice);
+    }
+}
+
+void qcow2_l2_reap(BlockDriverState *bs)
+{
+    Qcow2State *q = qcow2_state(bs);
+    Qcow2Slice **link = &q->l2.retired;
+
+    if (!*link) {
+        return;
+    }
+    qcow2_epoch_poll(q->epoch);
+    while (*link) {
+        Qcow2Slice *slice = *link;
+
+        if (qcow2_epoch_passed(q->epoch, slice->retired)) {
+            *link = slice->next;
+            g_free(slice);
+        } else {
+            link = &slice->next;
+        }
+    }
+}
+
+/* Makes a filled slice reachable. */
+static void install(BlockDriverState *bs, Qcow2L2Table *table, unsigned index,
+                    Qcow2Slice *slice)
+{
+    Qcow2L2Cache *cache = &qcow2_state(bs)->l2;
+
+    qcow2_l2_reap(bs);
+    make_room(qcow2_state(bs));
+    slice->table = table;
+    slice->index = index;
+    slice->referenced = 1;
+    slice->position = cache->slices->len;
+    g_ptr_array_add(cache->slices, slice);
+    __atomic_store_n(&table->slice[index], slice, __ATOMIC_RELEASE);
+}
+
+/* -- tables --------------------------------------------------------------- */
+
+static Qcow2L2Table *table_new(const Qcow2L2Cache *cache, int64_t l1_index,
+                               int64_t host_offset)
+{
+    size_t pointers = cache->slices_per_table * sizeof(Qcow2Slice *);
+    Qcow2L2Table *table =
+        g_malloc0(sizeof(*table) + pointers + cache->slices_per_table);
+
+    table->l1_index = l1_index;
+    table->host_offset = host_offset;
+    table->loading = (uint8_t *)table + sizeof(*table) + pointers;
+    return table;
+}
+
+/* -EIO unless the L1 entry may point where it does. */
+static int check_l1_entry(const Qcow2State *q, uint64_t entry)
+{
+    int64_t host_offset = entry & QCOW2_OFFSET_MASK;
+
+    if ((entry & QCOW2_L1_RESERVED) ||
+        qcow2_in_cluster(q, host_offset) != 0 ||
+        host_offset >= qcow2_file_length(q) ||
+        qcow2_hits_main_metadata(q, host_offset, q->cluster_bytes)) {
+        g_debug("%s: damaged L1 entry 0x%" PRIx64, bdrv_name(q->bs), entry);
+        return -EIO;
+    }
+    return 0;
+}
+
+/* The table of an L1 entry, made on first use; NULL when there is none. */
+static int get_table(Qcow2State *q, int64_t l1_index, Qcow2L2Table **ret)
+{
+    Qcow2L2Cache *cache = &q->l2;
+    uint64_t entry = cache->l1[l1_index];
+    Qcow2L2Table *table = cache->table[l1_index];
+
+    if (!table && (entry & ~QCOW2_ENTRY_COPIED) != 0) {
+        int status = check_l1_entry(q, entry);
+
+        if (status < 0) {
+            return status;
+        }
+        table = table_new(cache, l1_index, entry & QCOW2_OFFSET_MASK);
+        __atomic_store_n(&cache->table[l1_index], table, __ATOMIC_RELEASE);
+    }
+    *ret = table;
+    return 0;
+}
+
+/* Reads a slice of the table on disk. No lock needed. */
+static int coroutine_fn read_slice(BlockDriverState *bs,
+                                   const Qcow2L2Table *table, unsigned index,
+                                   Qcow2Slice *slice)
+{
+    const Qcow2L2Cache *cache = &qcow2_state(bs)->l2;
+    int64_t bytes = slice_bytes(cache);
+    int ret = bdrv_co_pread(bs->file, table->host_offset + index * bytes,
+                            bytes, slice->entry, 0);
+
+    if (ret < 0) {
+        return ret == -EINVAL ? -EIO : ret; /* past the end of the file */
+    }
+    for (unsigned i = 0; i < slice_entries(cache); i++) {
+        slice->entry[i] = be64toh(slice->entry[i]);
+    }
+    return 0;
+}
+
+/* The lock is dropped while reading (L5). */
+static int coroutine_fn load_from_disk(BlockDriverState *bs,
+                                       Qcow2L2Table *table, unsigned index)
+{
+    Qcow2State *q = qcow2_state(bs);
+    Qcow2Slice *slice = slice_new(&q->l2);
+    int ret;
+
+    table->loading[index] = 1;
+    co_mutex_unlock(&q->lock);
+    ret = read_slice(bs, table, index, slice);
+    co_mutex_lock(&q->lock);
+    table->loading[index] = 0;
+    if (ret < 0) {
+        g_free(slice);
+    } else {
+        install(bs, table, index, slice);
+    }
+    co_queue_wake_all(&q->l2.loaded);
+    return ret;
+}
+
+/* The slice at @position, loaded if need be. Lock held, perhaps dropped. */
+static int coroutine_fn get_slice(BlockDriverState *bs,
+                                  Qcow2L2Position position,
+                                  Qcow2Slice **ret_slice, bool *dropped)
+{
+    Qcow2State *q = qcow2_state(bs);
+
+    for (;;) {
+        Qcow2L2Table *table;
+        int ret = get_table(q, position.l1_index, &table);
+
+        if (ret < 0) {
+            return ret;
+        }
+        *ret_slice = table ? qcow2_l2_peek(bs, position) : NULL;
+        if (!table || *ret_slice) {
+            return 0;
+        }
+        if (table->is_new) {
+            /* Nothing on disk yet: what is missing is empty. */
+            install(bs, table, position.slice, slice_new(&q->l2));
+            continue;
+        }
+        *dropped = true;
+        if (table->loading[position.slice]) {
+            co_queue_wait(&q->l2.loaded, &q->lock);
+            continue;
+        }
+        ret = load_from_disk(bs, table, position.slice);
+        if (ret < 0) {
+            return ret;
+        }
+    }
+}
+
+int coroutine_fn qcow2_l2_lookup(BlockDriverState *bs,
+                                 Qcow2L2Position position,
+                                 Qcow2Slice **ret_slice)
+{
+    Qcow2State *q = qcow2_state(bs);
+    uint64_t *l1 = __atomic_load_n(&q->l2.l1, __ATOMIC_ACQUIRE);
+    bool dropped = false;
+    int ret;
+
+    *ret_slice = qcow2_l2_peek(bs, position);
+    if (*ret_slice ||
+        __atomic_load_n(&l1[position.l1_index], __ATOMIC_ACQUIRE) == 0) {
+        return 0;
+    }
+    co_mutex_lock(&q->lock);
+    ret = get_slice(bs, position, ret_slice, &dropped);
+    co_mutex_unlock(&q->lock);
+    return ret;
+}
+
+/* -- tables of our own ---------------------------------------------------- */
+
+/* Puts a table that is not yet on disk into the L1. */
+static void publish_table(BlockDriverState *bs, Qcow2L2Table *table)
+{
+    Qcow2L2Cache *cache = &qcow2_state(bs)->l2;
+
+    table->is_new = true;
+    g_hash_table_add(cache->new_tables, table);
+    __atomic_store_n(&cache->table[table->l1_index], table, __ATOMIC_RELEASE);
+    qcow2_l1_set(bs, table->l1_index,
+                 (uint64_t)table->host_offset | QCOW2_ENTRY_COPIED);
+}
+
+static int coroutine_fn add_table(BlockDriverState *bs, int64_t l1_index)
+{
+    int64_t host_offset, clusters;
+    int ret = qcow2_alloc_clusters(bs, /* wanted= */ 1, /* needed= */ 1,
+                                   &host_offset, &clusters);
+
+    if (ret < 0) {
+        return ret;
+    }
+    publish_table(bs, table_new(&qcow2_state(bs)->l2, l1_index, host_offset));
+    return 0;
+}
+
+/* Has all slices of @table in memory; -EAGAIN: somebody loads one, wait. */
+static int coroutine_fn load_all(BlockDriverState *bs, Qcow2L2Table *table)
+{
+    Qcow2L2Cache *cache = &qcow2_state(bs)->l2;
+
+    for (unsigned i = 0; i < cache->slices_per_table; i++) {
+        Qcow2Slice *slice;
+        int ret;
+
+        if (table->loading[i]) {
+            return -EAGAIN;
+        }
+        if (table->slice[i]) {
+            table->slice[i]->pins++;
+            continue;
+        }
+        slice = slice_new(cache);
+        ret = read_slice(bs, table, i, slice);
+        if (ret < 0) {
+            g_free(slice);
+            return ret;
+        }
+        slice->pins = 1;
+        install(bs, table, i, slice);
+    }
+    return 0;
+}
+
+/* Takes back what load_all() has pinned, as far as it came. */
+static void unpin_all(const Qcow2L2Cache *cache, Qcow2L2Table *table)
+{
+    for (unsigned i = 0; i < cache->slices_per_table; i++) {
+        if (table->loading[i] || !table->slice[i] ||
+            table->slice[i]->pins == 0) {
+            return;
+        }
+        table->slice[i]->pins--;
+    }
+}
+
+/*
+ * The new table takes over the slices: who still has the old one in hand finds
+ * the same entries. COPIED is cleared because the old table keeps pointing to
+ * the clusters.
+ */
+static void move_slices(Qcow2L2Cache *cache, Qcow2L2Table *from,
+                        Qcow2L2Table *to)
+{
+    for (unsigned i = 0; i < cache->slices_per_table; i++) {
+        Qcow2Slice *slice = from->slice[i];
+
+        slice->table = to;
+        to->slice[i] = slice;
+        for (unsigned k = 0; k < slice_entries(cache); k++) {
+            uint64_t entry = slice->entry[k];
+
+            if (entry & QCOW2_ENTRY_COPIED) {
+                __atomic_store_n(&slice->entry[k],
+                                 entry & ~QCOW2_ENTRY_COPIED,
+                                 __ATOMIC_RELEASE);
+            }
+        }
+    }
+}
+
+/* A table that a snapshot shares: ours becomes a copy. -EAGAIN as above. */
+static int coroutine_fn copy_table(BlockDriverState *bs, int64_t l1_index)
+{
+    Qcow2State *q = qcow2_state(bs);
+    Qcow2L2Table *old, *table;
+    int64_t host_offset, clusters;
+    int ret = get_table(q, l1_index, &old);
+
+    if (ret < 0) {
+        return ret;
+    }
+    ret = load_all(bs, old);
+    if (ret >= 0) {
+        ret = qcow2_alloc_clusters(bs, 1, 1, &host_offset, &clusters);
+    }
+    unpin_all(&q->l2, old);
+    if (ret < 0) {
+        return ret;
+    }
+    table = table_new(&q->l2, l1_index, host_offset);
+    move_slices(&q->l2, old, table);
+    publish_table(bs, table);
+    qcow2_quarantine_add(bs, old->host_offset, q->cluster_bytes);
+    g_ptr_array_add(q->l2.replaced, old);
+    return 0;
+}
+
+int coroutine_fn qcow2_l2_get_for_write(BlockDriverState *bs,
+                                        Qcow2L2Position position,
+                                        Qcow2Slice **ret_slice,
+                                        bool *ret_dropped)
+{
+    Qcow2State *q = qcow2_state(bs);
+    uint64_t entry;
+    int ret;
+
+    *ret_dropped = false;
+    do {
+        ret = 0;
+        entry = q->l2.l1[position.l1_index];
+        if ((entry & ~QCOW2_ENTRY_COPIED) == 0) {
+            ret = add_table(bs, position.l1_index);
+        } else if (!(entry & QCOW2_ENTRY_COPIED)) {
+            ret = copy_table(bs, position.l1_index);
+        }
+        if (ret == -EAGAIN) {
+            *ret_dropped = true;
+            co_queue_wait(&q->l2.loaded, &q->lock);
+        }
+    } while (ret == -EAGAIN);
+    if (ret >= 0) {
+        ret = get_slice(bs, position, ret_slice, ret_dropped);
+    }
+    if (ret >= 0) {
+        (*ret_slice)->pins++;
+    }
+    return ret;
+}
+
+void qcow2_l2_unpin(BlockDriverState *bs, Qcow2Slice *slice)
+{
+    g_assert(slice->pins > 0);
+    slice->pins--;
+}
+
+/* -- changes -------------------------------------------------------------- */
+
+void qcow2_l2_mark_dirty(BlockDriverState *bs, Qcow2Slice *slice,
+                         uint8_t sectors)
+{
+    if (slice->dirty == 0 && sectors != 0) {
+        g_ptr_array_add(qcow2_state(bs)->l2.dirty, slice);
+    }
+    slice->dirty |= sectors;
+}
+
+void qcow2_l2_set(BlockDriverState *bs, Qcow2Slice *slice, unsigned entry,
+                  uint64_t value)
+{
+    __atomic_store_n(&slice->entry[entry], value, __ATOMIC_SEQ_CST);
+    qcow2_l2_mark_dirty(
+        bs, slice, 1u << (entry * sizeof(value) / QCOW2_SLICE_SECTOR_BYTES));
+}
+
+void qcow2_l1_set(BlockDriverState *bs, int64_t l1_index, uint64_t value)
+{
+    Qcow2L2Cache *cache = &qcow2_state(bs)->l2;
+
+    __atomic_store_n(&cache->l1[l1_index], value, __ATOMIC_RELEASE);
+    cache->l1_dirty[l1_index * sizeof(value) / QCOW2_SLICE_SECTOR_BYTES] = 1;
+    cache->any_l1_dirty = true;
+}

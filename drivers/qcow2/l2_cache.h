@@ -1,0 +1,128 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * L1 and L2 tables in memory
+ *
+ * The L1 table is whole in memory. L2 tables are cached by slices of at most
+ * 4 KiB, found through atomic pointers without a lock by whoever is inside an
+ * epoch: l1 index -> Qcow2L2Table -> Qcow2Slice -> entry. Entries are in host
+ * byte order and atomic. Everything that changes them holds the lock.
+ */
+#ifndef DRIVERS_QCOW2_L2_CACHE_H
+#define DRIVERS_QCOW2_L2_CACHE_H
+
+#include "block/rt/comutex.h"
+#include "block/types.h"
+
+#define QCOW2_SLICE_BYTES_MAX 4096
+#define QCOW2_SLICE_SECTOR_BYTES 512
+
+typedef struct Qcow2L2Table Qcow2L2Table;
+
+typedef struct Qcow2Slice {
+    Qcow2L2Table *table;
+    unsigned index;       /* in the table */
+    unsigned pins;        /* under lock: may not be evicted */
+    uint8_t dirty;        /* under lock: a bit for each 512-byte sector */
+    uint8_t referenced;   /* atomic: used since the clock hand last passed */
+    unsigned position;    /* in the cache's array of slices */
+    uint64_t retired;     /* the ticket, once it was evicted */
+    struct Qcow2Slice *next; /* among the retired */
+    uint64_t entry[];     /* atomic */
+} Qcow2Slice;
+
+struct Qcow2L2Table {
+    int64_t l1_index;
+    int64_t host_offset;
+    bool is_new; /* under lock: no L1 entry on disk points here */
+    uint8_t *loading;   /* under lock: a flag for each slice */
+    Qcow2Slice *slice[]; /* atomic; NULL: not in memory */
+};
+
+typedef struct Qcow2L2Cache {
+    /* -- readable inside an epoch ---------------------------------------- */
+    int64_t l1_entries;
+    uint64_t *l1;         /* atomic entries, host byte order */
+    Qcow2L2Table **table; /* atomic, one for each L1 entry; NULL: unused */
+    unsigned slice_bits;  /* log2 of the entries of a slice */
+    unsigned slices_per_table;
+    /* -- under lock -------------------------------------------------------- */
+    int64_t slice_limit;   /* how many to keep */
+    GPtrArray *slices;     /* all that can be reached */
+    unsigned clock_hand;
+    Qcow2Slice *retired;   /* evicted, waiting for their grace period */
+    GPtrArray *replaced;   /* tables that were copied; freed at closing */
+    GPtrArray *dirty;      /* slices with dirty sectors */
+    GHashTable *new_tables;  /* set of Qcow2L2Table: is_new */
+    uint8_t *l1_dirty;       /* a flag for each 512-byte sector of the L1 */
+    bool any_l1_dirty;
+    CoQueue loaded;          /* slices have come */
+} Qcow2L2Cache;
+
+/* What lies where in the tables. */
+typedef struct Qcow2L2Position {
+    int64_t l1_index;
+    unsigned slice;    /* of the table */
+    unsigned entry;    /* of the slice */
+} Qcow2L2Position;
+
+/* Takes @l1 over. @cache_bytes bounds the slices. Control plane. */
+void qcow2_l2_init(BlockDriverState *bs, uint64_t *l1, int64_t l1_entries,
+                   int64_t cache_bytes);
+/* No request may be in flight; what is dirty is lost. */
+void qcow2_l2_destroy(BlockDriverState *bs);
+
+/* Reads and converts the L1 table that the header names. Control plane. */
+uint64_t *qcow2_l1_read(BlockDriverState *bs, int64_t host_offset,
+                        int64_t entries, GError **error);
+
+Qcow2L2Position qcow2_l2_position(const BlockDriverState *bs, int64_t offset);
+
+/*
+ * qcow2_l2_lookup:
+ * The slice at @position, for a reader inside an epoch. 0 with NULL when the
+ * L1 entry has no L2 table. -EIO when the L1 entry is damaged or the table
+ * cannot be read. Without a lock when the slice is in memory; else takes the
+ * lock and may yield.
+ */
+int coroutine_fn qcow2_l2_lookup(BlockDriverState *bs,
+                                 Qcow2L2Position position,
+                                 Qcow2Slice **ret_slice);
+
+/* The same, only if it is in memory; NULL otherwise. Inside an epoch. */
+Qcow2Slice *qcow2_l2_peek(const BlockDriverState *bs,
+                          Qcow2L2Position position);
+
+/*
+ * qcow2_l2_get_for_write:
+ * The slice at @position of a table that is ours alone (a missing table is
+ * allocated, a shared one copied), pinned. Lock held; it may be dropped and
+ * taken again meanwhile, which *ret_dropped says.
+ */
+int coroutine_fn qcow2_l2_get_for_write(BlockDriverState *bs,
+                                        Qcow2L2Position position,
+                                        Qcow2Slice **ret_slice,
+                                        bool *ret_dropped);
+
+/* Lock held. */
+void qcow2_l2_unpin(BlockDriverState *bs, Qcow2Slice *slice);
+
+static inline uint64_t qcow2_l2_get(const Qcow2Slice *slice, unsigned entry)
+{
+    return __atomic_load_n(&slice->entry[entry], __ATOMIC_ACQUIRE);
+}
+
+/* Publishes a new value and marks it dirty. Lock held. */
+void qcow2_l2_set(BlockDriverState *bs, Qcow2Slice *slice, unsigned entry,
+                  uint64_t value);
+
+/* Marks sectors (a bit each) of a slice as to be written. Lock held. */
+void qcow2_l2_mark_dirty(BlockDriverState *bs, Qcow2Slice *slice,
+                         uint8_t sectors);
+
+/* Sets an L1 entry in memory and marks it dirty. Lock held. */
+void qcow2_l1_set(BlockDriverState *bs, int64_t l1_index, uint64_t value);
+
+/* Frees retired slices whose time has come. Lock held. */
+void qcow2_l2_reap(BlockDriverState *bs);
+
+#endif

@@ -1,0 +1,614 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * the qcow2 driver: table, opening and closing, and the loops that split a
+ * request into runs of clusters
+ *
+ * How a run is found, allocated and written is cluster.c's; how metadata
+ * reaches the file commit.c's. See qcow2.h for the whole picture, the
+ * invariants and the locks.
+ *
+ * Locking: open, close and reopen run on the control plane with the node
+ * drained. The data path takes no lock here: a write in place is a lookup, a
+ * few comparisons and the write itself, all within one epoch.
+ */
+#include "drivers/qcow2/qcow2.h"
+
+#include "block/graph/open.h"
+#include "block/io/io.h"
+#include "drivers/qcow2/check.h"
+#include "drivers/qcow2/cluster.h"
+#include "drivers/qcow2/compress.h"
+#include "drivers/qcow2/create.h"
+#include "drivers/qcow2/overlap.h"
+
+#include <errno.h>
+#include <inttypes.h>
+
+#define L2_CACHE_DEFAULT_BYTES (32 * MIB)
+#define REFCOUNT_CACHE_DEFAULT_BYTES (4 * MIB)
+
+/* Autoclear bits whose meaning we keep up. */
+#define KNOWN_AUTOCLEAR ((uint64_t)QCOW2_AUTOCLEAR_BITMAPS)
+
+/* -- shared state --------------------------------------------------------- */
+
+void qcow2_raise_file_length(Qcow2State *q, int64_t length)
+{
+    int64_t known = __atomic_load_n(&q->file_length, __ATOMIC_RELAXED);
+
+    while (known < length &&
+           !__atomic_compare_exchange_n(&q->file_length, &known, length,
+                                        /* weak= */ true, __ATOMIC_RELEASE,
+                                        __ATOMIC_RELAXED)) {
+    }
+}
+
+void qcow2_set_range(Qcow2State *q, unsigned which, int64_t start,
+                     int64_t bytes)
+{
+    Qcow2HostRange *range = &q->main_metadata[which];
+    int64_t end = align_up(start + bytes, q->cluster_bytes);
+
+    __atomic_store_n(&range->start, start, __ATOMIC_RELAXED);
+    __atomic_store_n(&range->end, bytes ? end : start, __ATOMIC_RELAXED);
+}
+
+void qcow2_set_ranges(Qcow2State *q)
+{
+    const Qcow2Header *header = &q->header;
+
+    qcow2_set_range(q, QCOW2_RANGE_HEADER, 0, q->cluster_bytes);
+    qcow2_set_range(q, QCOW2_RANGE_L1, header->l1_offset,
+                    header->l1_entries * 8);
+    qcow2_set_range(q, QCOW2_RANGE_REFTABLE, header->reftable_offset,
+                    header->reftable_clusters << q->cluster_bits);
+    qcow2_set_range(q, QCOW2_RANGE_SNAPSHOTS, header->snapshots_offset,
+                    header->snapshots * (int64_t)sizeof(Qcow2RawSnapshot));
+}
+
+void coroutine_fn qcow2_mark_corrupt(BlockDriverState *bs, const char *what)
+{
+    Qcow2State *q = qcow2_state(bs);
+
+    g_debug("%s: image is corrupt: %s", bdrv_name(bs), what);
+    if (__atomic_exchange_n(&q->is_corrupt, 1, __ATOMIC_SEQ_CST) ||
+        bs->read_only) {
+        return;
+    }
+    co_mutex_lock(&q->commit_lock);
+    q->header.incompatible |= QCOW2_INCOMPAT_CORRUPT;
+    /* Best effort: this open refuses writes in any case. */
+    (void) qcow2_header_co_write_features(bs, q->header.incompatible,
+                                          q->header.compatible,
+                                          q->header.autoclear);
+    co_mutex_unlock(&q->commit_lock);
+}
+
+int coroutine_fn qcow2_prepare_write(BlockDriverState *bs)
+{
+    Qcow2State *q = qcow2_state(bs);
+    uint64_t autoclear;
+    int ret = 0;
+
+    if (__atomic_load_n(&q->is_corrupt, __ATOMIC_RELAXED) || q->for_check) {
+        return -EIO;
+    }
+    co_mutex_lock(&q->commit_lock);
+    autoclear = q->header.autoclear & KNOWN_AUTOCLEAR;
+    if (!q->write_state) {
+        ret = qcow2_header_co_mark_bitmaps(bs);
+        if (ret >= 0 && autoclear != q->header.autoclear) {
+            ret = qcow2_header_co_write_features(bs, q->header.incompatible,
+                                                 q->header.compatible,
+                                                 autoclear);
+        }
+        if (ret >= 0) {
+            q->header.autoclear = autoclear;
+            __atomic_store_n(&q->write_state, 1, __ATOMIC_RELEASE);
+        }
+    }
+    co_mutex_unlock(&q->commit_lock);
+    return ret;
+}
+
+static inline bool may_write(const Qcow2State *q)
+{
+    return __atomic_load_n(&q->write_state, __ATOMIC_ACQUIRE) &&
+           !__atomic_load_n(&q->is_corrupt, __ATOMIC_RELAXED);
+}
+
+/* -- data path ------------------------------------------------------------ */
+
+static int coroutine_fn qcow2_co_preadv(BlockDriverState *bs, int64_t offset,
+                                        int64_t bytes, IoVec *iov,
+                                        size_t iov_offset,
+                                        BdrvRequestFlags flags)
+{
+    return qcow2_state(bs)->for_check
+               ? -EIO
+               : qcow2_read(bs, offset, bytes, iov, iov_offset);
+}
+
+static int coroutine_fn write_in_place(BlockDriverState *bs,
+                                       const Qcow2Run *run, IoVec *iov,
+                                       size_t iov_offset)
+{
+    Qcow2State *q = qcow2_state(bs);
+    int ret;
+
+    if (qcow2_hits_main_metadata(q, run->host_offset, run->bytes)) {
+        qcow2_mark_corrupt(bs, "an L2 entry points at metadata");
+        return -EIO;
+    }
+    ret = bdrv_co_pwritev(bs->file, run->host_offset, run->bytes, iov,
+                          iov_offset, 0);
+    if (ret >= 0) {
+        /* Only the last, cut off cluster of a file can change it. */
+        qcow2_raise_file_length(q, run->host_offset + run->bytes);
+    }
+    return ret;
+}
+
+/* On new clusters; when the file is full, what was freed may make room. */
+static int coroutine_fn write_on_new(BlockDriverState *bs, int64_t offset,
+                                     int64_t bytes, IoVec *iov,
+                                     size_t iov_offset, int64_t *ret_bytes)
+{
+    int ret = qcow2_co_commit_if_due(bs);
+
+    if (ret >= 0) {
+        ret = qcow2_write_allocating(bs, offset, bytes, iov, iov_offset,
+                                     ret_bytes);
+    }
+    if (ret == -ENOSPC && qcow2_co_commit(bs) >= 0) {
+        ret = qcow2_write_allocating(bs, offset, bytes, iov, iov_offset,
+                                     ret_bytes);
+    }
+    return ret;
+}
+
+static int coroutine_fn qcow2_co_pwritev(BlockDriverState *bs, int64_t offset,
+                                         int64_t bytes, IoVec *iov,
+                                         size_t iov_offset,
+                                         BdrvRequestFlags flags)
+{
+    Qcow2State *q = qcow2_state(bs);
+    int ret = may_write(q) ? 0 : qcow2_prepare_write(bs);
+
+    while (bytes > 0 && ret >= 0) {
+        unsigned side = qcow2_epoch_enter(q->epoch);
+        int64_t done = 0;
+        Qcow2Run run;
+        bool in_place;
+
+        ret = qcow2_map(bs, offset, bytes, &run);
+        in_place =
+            ret >= 0 && run.type == QCOW2_CLUSTER_NORMAL && run.copied;
+        if (in_place) {
+            ret = write_in_place(bs, &run, iov, iov_offset);
+            done = run.bytes;
+        }
+        qcow2_epoch_leave(q->epoch, side);
+        if (ret >= 0 && !in_place) {
+            ret = write_on_new(bs, offset, bytes, iov, iov_offset, &done);
+        }
+        offset += done;
+        iov_offset += done;
+        bytes -= done;
+    }
+    return ret;
+}
+
+/* Whole clusters? The image's last, partial one counts as whole. */
+static bool is_whole_clusters(const BlockDriverState *bs, int64_t offset,
+                              int64_t *bytes)
+{
+    Qcow2State *q = qcow2_state(bs);
+    int64_t end = offset + *bytes;
+
+    if (end == bdrv_node_length(bs)) {
+        end = align_up(end, q->cluster_bytes);
+    }
+    *bytes = end - offset;
+    return qcow2_in_cluster(q, offset) == 0 && qcow2_in_cluster(q, end) == 0;
+}
+
+static int coroutine_fn clear(BlockDriverState *bs, int64_t offset,
+                              int64_t bytes, Qcow2ClearMode mode)
+{
+    Qcow2State *q = qcow2_state(bs);
+    int ret = may_write(q) ? 0 : qcow2_prepare_write(bs);
+
+    if (ret < 0) {
+        return ret;
+    }
+    ret = qcow2_clear_clusters(bs, offset, bytes, mode);
+    if (ret == -ENOSPC && qcow2_co_commit(bs) >= 0) {
+        ret = qcow2_clear_clusters(bs, offset, bytes, mode);
+    }
+    return ret;
+}
+
+static int coroutine_fn qcow2_co_pwrite_zeroes(BlockDriverState *bs,
+                                               int64_t offset, int64_t bytes,
+                                               BdrvRequestFlags flags)
+{
+    bool unmap = flags & BDRV_REQ_MAY_UNMAP;
+
+    if (!is_whole_clusters(bs, offset, &bytes)) {
+        return -ENOTSUP;
+    }
+    if (qcow2_state(bs)->header.version < 3) {
+        /* No zero flag: only a hole reads zeros. */
+        return unmap && !bs->backing
+                   ? clear(bs, offset, bytes, QCOW2_CLEAR_UNALLOCATED)
+                   : -ENOTSUP;
+    }
+    return clear(bs, offset, bytes,
+                 unmap ? QCOW2_CLEAR_ZERO_UNMAP : QCOW2_CLEAR_ZERO);
+}
+
+static int coroutine_fn qcow2_co_pdiscard(BlockDriverState *bs,
+                                          int64_t offset, int64_t bytes)
+{
+    if (!is_whole_clusters(bs, offset, &bytes)) {
+        return -ENOTSUP;
+    }
+    if (!bs->backing) {
+        return clear(bs, offset, bytes, QCOW2_CLEAR_UNALLOCATED);
+    }
+    /* A hole would show the backing file's old content. */
+    return qcow2_state(bs)->header.version < 3
+               ? -ENOTSUP
+               : clear(bs, offset, bytes, QCOW2_CLEAR_ZERO_UNMAP);
+}
+
+static int coroutine_fn qcow2_co_flush_to_os(BlockDriverState *bs)
+{
+    return qcow2_co_commit(bs);
+}
+
+/* -- opening -------------------------------------------------------------- */
+
+static const BlockOptionDesc qcow2_options[] = {
+    { "l2-cache-size", BLOCK_OPTION_SIZE, "memory for L2 tables", "32M",
+      NULL, false, false },
+    { "refcount-cache-size", BLOCK_OPTION_SIZE,
+      "memory for refcount blocks", "4M", NULL, false, false },
+    { "lazy-refcounts", BLOCK_OPTION_BOOL,
+      "accepted; refcounts are always written back lazily and in order",
+      NULL, NULL, false, false },
+    { "pass-discard-request", BLOCK_OPTION_BOOL,
+      "punch freed clusters out of the file (default: when discards reach "
+      "the image)", NULL, NULL, false, false },
+    { NULL, BLOCK_OPTION_STRING, NULL, NULL, NULL, false, false },
+};
+
+typedef struct OpenOptions {
+    int64_t l2_cache_bytes;
+    int64_t refcount_cache_bytes;
+    bool lazy_refcounts;
+    bool pass_discard;
+} OpenOptions;
+
+static bool take_options(BlockOptions *options, BdrvOpenFlags flags,
+                         OpenOptions *opts, GError **error)
+{
+    opts->l2_cache_bytes = L2_CACHE_DEFAULT_BYTES;
+    opts->refcount_cache_bytes = REFCOUNT_CACHE_DEFAULT_BYTES;
+    opts->pass_discard = flags & BDRV_O_UNMAP;
+    return block_options_take_size(options, "l2-cache-size",
+                                   &opts->l2_cache_bytes, error) &&
+           block_options_take_size(options, "refcount-cache-size",
+                                   &opts->refcount_cache_bytes, error) &&
+           block_options_take_bool(options, "lazy-refcounts",
+                                   &opts->lazy_refcounts, error) &&
+           block_options_take_bool(options, "pass-discard-request",
+                                   &opts->pass_discard, error);
+}
+
+/* Everything that hangs off the header, from the file into memory. */
+static bool load_tables(BlockDriverState *bs, GError **error)
+{
+    Qcow2State *q = qcow2_state(bs);
+    const Qcow2Header *header = &q->header;
+    uint64_t *l1 =
+        qcow2_l1_read(bs, header->l1_offset, header->l1_entries, error);
+
+    if (!l1) {
+        return false;
+    }
+    if (!qcow2_refcount_init(bs, q->refcount_cache_bytes, error)) {
+        g_free(l1);
+        return false;
+    }
+    qcow2_l2_init(bs, l1, header->l1_entries, q->l2_cache_bytes);
+    q->inflater =
+        qcow2_inflater_new(header->compression_type, q->cluster_bits);
+    return true;
+}
+
+static void unload(BlockDriverState *bs)
+{
+    Qcow2State *q = qcow2_state(bs);
+
+    qcow2_overlap_forget(bs);
+    qcow2_l2_destroy(bs);
+    qcow2_refcount_destroy(bs);
+    g_clear_pointer(&q->inflater, qcow2_inflater_free);
+    qcow2_header_clear(&q->header);
+}
+
+static bool load(BlockDriverState *bs, GError **error)
+{
+    Qcow2State *q = qcow2_state(bs);
+    g_autoptr(GError) local = NULL;
+    int64_t length;
+
+    if (!qcow2_header_load(bs, &q->header, q->for_check, error)) {
+        return false;
+    }
+    q->cluster_bits = q->header.cluster_bits;
+    q->cluster_bytes = (int64_t)1 << q->cluster_bits;
+    q->l2_bits = q->cluster_bits - 3;
+    length = bdrv_node_length(bs->file->bs);
+    q->file_length = length;
+    q->fresh_offset = q->used_end = align_up(length, q->cluster_bytes);
+    q->write_state = 0;
+    q->allocated_since_barrier = false;
+    q->is_corrupt = (q->header.incompatible & QCOW2_INCOMPAT_CORRUPT) != 0;
+    qcow2_set_ranges(q);
+    if (load_tables(bs, q->for_check ? &local : error)) {
+        q->for_check = false;
+        return true;
+    }
+    /* Damaged beyond use, but a check may look at it. */
+    return q->for_check;
+}
+
+bool qcow2_reload(BlockDriverState *bs, GError **error)
+{
+    unload(bs);
+    return load(bs, error);
+}
+
+/* A dirty image's refcounts are not to be trusted: make them anew. */
+static bool repair_dirty(BlockDriverState *bs, GError **error)
+{
+    Qcow2CheckResult result = { 0 };
+
+    if (!qcow2_check(bs, QCOW2_FIX_LEAKS | QCOW2_FIX_ERRORS, &result,
+                     error)) {
+        g_prefix_error(error, "the image was not closed properly, and "
+                       "repairing it failed: ");
+        return false;
+    }
+    if (result.corruptions > 0 || result.check_errors > 0) {
+        g_set_error(error, IMGFUSE_ERROR, IMGFUSE_ERROR_CORRUPT,
+                    "the image was not closed properly and cannot be "
+                    "repaired: %" PRId64 " errors are left; open it "
+                    "read-only", result.corruptions + result.check_errors);
+        return false;
+    }
+    return qcow2_reload(bs, error);
+}
+
+static bool check_writable(BlockDriverState *bs, BdrvOpenFlags flags,
+                           GError **error)
+{
+    const Qcow2Header *header = &qcow2_state(bs)->header;
+
+    if (!(flags & BDRV_O_RDWR) || (flags & BDRV_O_CHECK)) {
+        return true;
+    }
+    if (header->incompatible & QCOW2_INCOMPAT_CORRUPT) {
+        g_set_error_literal(error, IMGFUSE_ERROR, IMGFUSE_ERROR_CORRUPT,
+                            "the image is marked corrupt: open it read-only, "
+                            "or repair it first");
+        return false;
+    }
+    return !(header->incompatible & QCOW2_INCOMPAT_DIRTY) ||
+           repair_dirty(bs, error);
+}
+
+static bool qcow2_open(BlockDriverState *bs, BlockOptions *options,
+                       BdrvOpenFlags flags, GError **error)
+{
+    Qcow2State *q = qcow2_state(bs);
+    OpenOptions opts = { 0 };
+    void *epoch = NULL;
+
+    if (!take_options(options, flags, &opts, error) ||
+        !bdrv_open_file_child(bs, options, error)) {
+        return false;
+    }
+    q->bs = bs;
+    q->for_check = flags & BDRV_O_CHECK;
+    q->discard_to_file = opts.pass_discard;
+    q->l2_cache_bytes = opts.l2_cache_bytes;
+    q->refcount_cache_bytes = opts.refcount_cache_bytes;
+    if (posix_memalign(&epoch, 64, sizeof(Qcow2Epoch)) != 0) {
+        g_error("no memory for an epoch");
+    }
+    q->epoch = memset(epoch, 0, sizeof(Qcow2Epoch));
+    co_mutex_init(&q->commit_lock);
+    co_mutex_init(&q->lock);
+    co_queue_init(&q->in_flight_queue);
+    if (!load(bs, error) || !check_writable(bs, flags, error)) {
+        unload(bs);
+        g_clear_pointer(&epoch, free);
+        return false;
+    }
+    bs->length = q->header.size;
+    bs->backing_name = g_strdup(q->header.backing_name);
+    bs->backing_format = g_strdup(q->header.backing_format);
+    bs->supported_zero_flags = BDRV_REQ_MAY_UNMAP | BDRV_REQ_NO_FALLBACK;
+    return true;
+}
+
+/* The file was grown in steps: what no cluster uses goes again. */
+static void cut_file(BlockDriverState *bs)
+{
+    Qcow2State *q = qcow2_state(bs);
+
+    if (!bs->read_only && q->used_end < q->file_length) {
+        /* A longer file is only longer. */
+        (void) bdrv_truncate(bs->file, q->used_end, /* exact= */ true,
+                             PREALLOC_OFF, NULL);
+        q->file_length = q->used_end;
+    }
+}
+
+/* In memory nothing may be left that the file lacks. 0 or -errno. */
+static int settle(BlockDriverState *bs)
+{
+    int ret = qcow2_state(bs)->l2.slices ? qcow2_commit_all(bs) : 0;
+
+    if (ret < 0) {
+        g_warning("%s: writing back metadata: %s", bdrv_name(bs),
+                  g_strerror(-ret));
+    } else {
+        cut_file(bs);
+    }
+    return ret;
+}
+
+static void qcow2_close(BlockDriverState *bs)
+{
+    Qcow2State *q = qcow2_state(bs);
+
+    (void) settle(bs); /* said there; nobody is left to tell */
+    unload(bs);
+    co_queue_destroy(&q->in_flight_queue);
+    co_mutex_destroy(&q->lock);
+    co_mutex_destroy(&q->commit_lock);
+    g_clear_pointer(&q->epoch, free);
+}
+
+static bool qcow2_reopen_prepare(BlockReopenState *state, GError **error)
+{
+    int ret;
+
+    if (state->flags & BDRV_O_RDWR) {
+        return check_writable(state->bs, state->flags, error);
+    }
+    ret = settle(state->bs);
+    if (ret < 0) {
+        error_set_errno(error, -ret, "writing back metadata");
+    }
+    return ret >= 0;
+}
+
+static void qcow2_reopen_commit(BlockReopenState *state)
+{
+    qcow2_state(state->bs)->write_state = 0;
+}
+
+static void qcow2_reopen_abort(BlockReopenState *state)
+{
+    /* What prepare wrote back was due anyway. */
+}
+
+static const BlockReopenOps qcow2_reopen_ops = {
+    .prepare = qcow2_reopen_prepare,
+    .commit = qcow2_reopen_commit,
+    .abort = qcow2_reopen_abort,
+};
+
+/* -- facts ---------------------------------------------------------------- */
+
+static int qcow2_probe(const uint8_t *buffer, size_t bytes,
+                       const char *filename)
+{
+    const Qcow2RawHeader *raw = (const Qcow2RawHeader *)buffer;
+
+    if (bytes < 8 || be32_get(&raw->magic) != QCOW2_MAGIC) {
+        return 0;
+    }
+    /* Any newer version is ours, too: to refuse by its name. */
+    return be32_get(&raw->version) >= 2 ? 100 : 0;
+}
+
+static void qcow2_refresh_limits(BlockDriverState *bs)
+{
+    int64_t cluster_bytes = qcow2_state(bs)->cluster_bytes;
+
+    bs->limits.pwrite_zeroes_alignment = cluster_bytes;
+    bs->limits.pdiscard_alignment = cluster_bytes;
+    bs->limits.max_pwrite_zeroes = 0;
+    bs->limits.max_pdiscard = 0;
+}
+
+static bool qcow2_get_info(BlockDriverState *bs, BlockDriverInfo *info)
+{
+    const Qcow2State *q = qcow2_state(bs);
+    const Qcow2Header *header = &q->header;
+
+    info->cluster_bytes = q->cluster_bytes;
+    info->subcluster_bytes = q->cluster_bytes;
+    info->vm_state_offset = header->l1_entries
+                            << (q->cluster_bits + q->l2_bits);
+    info->is_dirty = header->incompatible & QCOW2_INCOMPAT_DIRTY;
+    info->is_corrupt = header->incompatible & QCOW2_INCOMPAT_CORRUPT;
+    return true;
+}
+
+/* Names and values as image tools print them. */
+static JsonNode *qcow2_get_specific_info(BlockDriverState *bs)
+{
+    const Qcow2Header *header = &qcow2_state(bs)->header;
+    g_autoptr(JsonBuilder) builder = json_builder_new();
+
+    json_builder_begin_object(builder);
+    json_builder_set_member_name(builder, "compat");
+    json_builder_add_string_value(builder,
+                                  header->version < 3 ? "0.10" : "1.1");
+    json_builder_set_member_name(builder, "compression-type");
+    json_builder_add_string_value(
+        builder, header->compression_type ? "zstd" : "zlib");
+    if (header->version >= 3) {
+        json_builder_set_member_name(builder, "lazy-refcounts");
+        json_builder_add_boolean_value(
+            builder, header->compatible & QCOW2_COMPAT_LAZY_REFCOUNTS);
+        json_builder_set_member_name(builder, "corrupt");
+        json_builder_add_boolean_value(
+            builder,
+            (header->incompatible & QCOW2_INCOMPAT_CORRUPT) != 0);
+        json_builder_set_member_name(builder, "extended-l2");
+        json_builder_add_boolean_value(builder, FALSE);
+    }
+    json_builder_set_member_name(builder, "refcount-bits");
+    json_builder_add_int_value(builder, 1 << header->refcount_order);
+    json_builder_end_object(builder);
+    return json_builder_get_root(builder);
+}
+
+static bool qcow2_has_zero_init(BlockDriverState *bs)
+{
+    return !bs->backing;
+}
+
+const BlockDriver bdrv_qcow2 = {
+    .format_name = "qcow2",
+    .instance_size = sizeof(Qcow2State),
+    .is_format = true,
+    .supports_backing = true,
+    .options = qcow2_options,
+    .probe = qcow2_probe,
+    .open = qcow2_open,
+    .close = qcow2_close,
+    .refresh_limits = qcow2_refresh_limits,
+    .reopen = &qcow2_reopen_ops,
+    .create = &qcow2_create_ops,
+    .check = &qcow2_check_ops,
+    .co_preadv = qcow2_co_preadv,
+    .co_pwritev = qcow2_co_pwritev,
+    .co_pwrite_zeroes = qcow2_co_pwrite_zeroes,
+    .co_pdiscard = qcow2_co_pdiscard,
+    .co_block_status = qcow2_co_block_status,
+    .co_flush_to_os = qcow2_co_flush_to_os,
+    .co_truncate = qcow2_co_truncate,
+    .get_info = qcow2_get_info,
+    .get_specific_info = qcow2_get_specific_info,
+    .has_zero_init = qcow2_has_zero_init,
+};

@@ -1,0 +1,28 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * the one list of built-in drivers
+ *
+ * Each driver's table is a constant of its own file, which includes this
+ * header for the declaration. Nobody else uses these names: drivers are found
+ * by format or protocol name (bdrv_find_format).
+ */
+#ifndef DRIVERS_REGISTRY_H
+#define DRIVERS_REGISTRY_H
+
+#include "block/driver.h"
+
+extern const BlockDriver bdrv_file;        /* file/file.c */
+extern const BlockDriver bdrv_host_device; /* file/file.c */
+extern const BlockDriver bdrv_raw;         /* raw.c */
+extern const BlockDriver bdrv_qcow2;       /* qcow2/qcow2.c */
+
+extern const BlockDriver bdrv_blkverify;    /* filters/blkverify.c */
+extern const BlockDriver bdrv_compress;     /* filters/compress.c */
+extern const BlockDriver bdrv_copy_on_read_filter; /* filters/copy_on_read.c */
+extern const BlockDriver bdrv_null;         /* filters/null.c */
+extern const BlockDriver bdrv_throttle;     /* filters/throttle.c */
+
+/* Registers every driver of this build. Once, before anything is opened. */
+void drivers_register_all(void);
+
+#endif

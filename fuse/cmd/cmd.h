@@ -1,0 +1,62 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * the image commands: `imgfuse create`, `check`, `info`, ...
+ *
+ * A command is a function of its own arguments. The table of all is in cmd.c.
+ * Options and output follow qemu-img where it has the same command.
+ */
+#ifndef FUSE_CMD_CMD_H
+#define FUSE_CMD_CMD_H
+
+#include "block/backend.h"
+#include "block/graph/options.h"
+
+/* What every command may end with; check has more (check.c). */
+typedef enum CmdExit {
+    CMD_EXIT_OK = 0,
+    CMD_EXIT_ERROR = 1,
+    CMD_EXIT_USAGE = 2,
+} CmdExit;
+
+typedef struct ImageCommand {
+    const char *name;
+    const char *summary; /* one line for `help` */
+    /* argv[0] is the command's name. Returns the exit code. */
+    int (*run)(int argc, char **argv);
+} ImageCommand;
+
+/* NULL: not a command's name. */
+const ImageCommand *image_command_find(const char *name);
+
+/* The @index-th command, NULL behind the last. */
+const ImageCommand *image_command_at(size_t index);
+
+/*
+ * image_command_with_loop:
+ * Calls @body with an event loop for the control plane's I/O and prints its
+ * error, if any, as the one line that a user sees. Returns what @body did.
+ */
+typedef int ImageCommandBody(void *opaque, GError **error);
+int image_command_with_loop(ImageCommandBody *body, void *opaque);
+
+/* --output=human|json; false with a line on standard error. */
+bool image_command_parse_output(const char *text, bool *ret_json);
+
+/*
+ * image_command_open:
+ * The image @filename; @format NULL: probed. With @image_opts the name is an
+ * option string. NULL with @error.
+ */
+BlockBackend *image_command_open(const char *filename, const char *format,
+                                 bool image_opts, BdrvOpenFlags flags,
+                                 ReferencePolicy *policy, const char *user,
+                                 GError **error);
+
+/* Prints @root, consumed, indented as qemu-img does. */
+void image_command_print_json(JsonNode *root);
+
+extern const ImageCommand image_command_check;
+extern const ImageCommand image_command_create;
+extern const ImageCommand image_command_info;
+
+#endif

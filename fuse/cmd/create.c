@@ -1,0 +1,206 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * imgfuse create: a new, empty image
+ *
+ * Never touches a file that exists, unless --force says so; a new file is
+ * complete when it appears (block/image/create.h).
+ *
+ * Locking: none; main thread.
+ */
+#include "fuse/cmd/cmd.h"
+
+#include "block/image/create.h"
+
+#include <getopt.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <string.h>
+
+typedef struct CreateArgs {
+    ImageCreateRequest request;
+    GPtrArray *option_strings; /* of every -o */
+    bool quiet;
+    bool list_options;
+} CreateArgs;
+
+static int list_options(const char *format)
+{
+    const BlockDriver *driver = bdrv_find_format(format);
+
+    if (!driver || !driver->create) {
+        fprintf(stderr, "imgfuse: images of format '%s' cannot be created\n",
+                format);
+        return CMD_EXIT_ERROR;
+    }
+    for (const BlockOptionDesc *desc = driver->create->options;
+         desc && desc->name; desc++) {
+        printf("  %-18s %s%s%s%s\n", desc->name, desc->help,
+               desc->default_value ? " (default: " : "",
+               desc->default_value ? desc->default_value : "",
+               desc->default_value ? ")" : "");
+    }
+    return CMD_EXIT_OK;
+}
+
+/* All -o strings as one set of options. */
+static BlockOptions *parse_options(const GPtrArray *strings, GError **error)
+{
+    g_autoptr(BlockOptions) all = block_options_new();
+
+    /* From the last to the first: a later -o wins. */
+    for (guint i = strings->len; i > 0; i--) {
+        g_autoptr(BlockOptions) one =
+            block_options_from_string(g_ptr_array_index(strings, i - 1),
+                                      error);
+
+        if (!one) {
+            return NULL;
+        }
+        block_options_join(all, one);
+    }
+    return g_steal_pointer(&all);
+}
+
+/* The three options that have a letter or an argument of their own, too. */
+static bool take_common(BlockOptions *options, ImageCreateRequest *request,
+                        char **ret_backing_name, char **ret_backing_format,
+                        GError **error)
+{
+    if (!block_options_take_size(options, "size", &request->length, error) ||
+        !block_options_take_string(options, "backing_file", ret_backing_name,
+                                   error) ||
+        !block_options_take_string(options, "backing_fmt", ret_backing_format,
+                                   error)) {
+        return false;
+    }
+    if (*ret_backing_name) {
+        request->backing_name = *ret_backing_name;
+    }
+    if (*ret_backing_format) {
+        request->backing_format = *ret_backing_format;
+    }
+    return true;
+}
+
+static int create_body(void *opaque, GError **error)
+{
+    CreateArgs *args = opaque;
+    ImageCreateRequest request = args->request;
+    g_autoptr(BlockOptions) options = parse_options(args->option_strings,
+                                                    error);
+    g_autofree char *backing_name = NULL;
+    g_autofree char *backing_format = NULL;
+    int64_t length;
+
+    if (!options || !take_common(options, &request, &backing_name,
+                                 &backing_format, error)) {
+        return CMD_EXIT_ERROR;
+    }
+    request.options = options;
+    if (!image_create(&request, &length, error)) {
+        return CMD_EXIT_ERROR;
+    }
+    if (!args->quiet) {
+        printf("Formatting '%s', fmt=%s size=%" PRId64, request.filename,
+               request.format, length);
+        if (request.backing_name) {
+            printf(" backing_file=%s backing_fmt=%s", request.backing_name,
+                   request.backing_format);
+        }
+        printf("\n");
+    }
+    return CMD_EXIT_OK;
+}
+
+static bool parse_letter(CreateArgs *args, int option)
+{
+    switch (option) {
+    case 'f':
+        args->request.format = optarg;
+        return true;
+    case 'b':
+        args->request.backing_name = optarg;
+        return true;
+    case 'F':
+        args->request.backing_format = optarg;
+        return true;
+    case 'u':
+        args->request.backing_unchecked = true;
+        return true;
+    case 'o':
+        if (strcmp(optarg, "help") == 0 || strcmp(optarg, "?") == 0) {
+            args->list_options = true;
+        } else {
+            g_ptr_array_add(args->option_strings, optarg);
+        }
+        return true;
+    case 'q':
+        args->quiet = true;
+        return true;
+    case 'x':
+        args->request.replace = true;
+        return true;
+    default:
+        return false;
+    }
+}
+
+static bool parse_args(int argc, char **argv, CreateArgs *args)
+{
+    static const struct option long_options[] = {
+        { "format", required_argument, NULL, 'f' },
+        { "backing", required_argument, NULL, 'b' },
+        { "backing-format", required_argument, NULL, 'F' },
+        { "options", required_argument, NULL, 'o' },
+        { "quiet", no_argument, NULL, 'q' },
+        { "force", no_argument, NULL, 'x' },
+        { NULL, 0, NULL, 0 },
+    };
+    int option;
+
+    optind = 1;
+    while ((option = getopt_long(argc, argv, "f:b:F:o:qu", long_options,
+                                 NULL)) >= 0) {
+        if (!parse_letter(args, option)) {
+            return false;
+        }
+    }
+    if (args->list_options) {
+        return true;
+    }
+    if (argc - optind < 1 || argc - optind > 2) {
+        return false;
+    }
+    args->request.filename = argv[optind];
+    if (argc - optind == 2 &&
+        !parse_size(argv[optind + 1], &args->request.length)) {
+        fprintf(stderr, "imgfuse: '%s' is not a size\n", argv[optind + 1]);
+        return false;
+    }
+    return true;
+}
+
+static int create_run(int argc, char **argv)
+{
+    g_autoptr(GPtrArray) strings = g_ptr_array_new();
+    CreateArgs args = {
+        .request = { .format = "raw", .length = -1 },
+        .option_strings = strings,
+    };
+
+    if (!parse_args(argc, argv, &args)) {
+        fprintf(stderr, "usage: imgfuse create [-f FORMAT] [-o OPTIONS] "
+                "[-b BACKING -F FORMAT [-u]] [--force] [-q] IMAGE [SIZE]\n");
+        return CMD_EXIT_USAGE;
+    }
+    if (args.list_options) {
+        return list_options(args.request.format);
+    }
+    return image_command_with_loop(create_body, &args);
+}
+
+const ImageCommand image_command_create = {
+    .name = "create",
+    .summary = "make a new image",
+    .run = create_run,
+};

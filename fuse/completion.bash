@@ -1,0 +1,64 @@
+# SPDX-License-Identifier: MIT
+# bash completion for imgfuse(1); installed as bash-completion/completions/imgfuse
+
+_imgfuse_values()
+{
+    case $1 in
+    -t|--format|-f|-F) echo "raw qcow2" ;;
+    --discard)         echo "unmap ignore" ;;
+    --detect-zeroes)   echo "off on unmap" ;;
+    --cache)           echo "writeback none writethrough directsync unsafe" ;;
+    --aio)             echo "auto io_uring native threads" ;;
+    --output)          echo "human json" ;;
+    --transport)       echo "auto dev" ;;
+    --repair)          echo "leaks all" ;;
+    esac
+}
+
+_imgfuse_options()
+{
+    case $1 in
+    create) echo "-f -b -F -o -u -q --force" ;;
+    info)   echo "-f --backing-chain --output= --allow-path= -U --image-opts" ;;
+    check)  echo "-f -r --output= -q -U --image-opts" ;;
+    umount) echo "-l" ;;
+    *)      echo "-r --read-only -w --read-write -t --format --name
+                  --image-opts --growable --discard= --detect-zeroes= --cache=
+                  --aio= --writeback --transport= --threads= --allow-path=
+                  --allow-remote --force-share -f --foreground --pid-file= -o
+                  -v --verbose -d --debug -V --version -h --help" ;;
+    esac
+}
+
+_imgfuse()
+{
+    local word=${COMP_WORDS[COMP_CWORD]} before=${COMP_WORDS[COMP_CWORD-1]}
+    local command=${COMP_WORDS[1]} values
+
+    # "--cache=no": bash splits words at "=", the option is one or two back
+    if [ "$word" = = ]; then
+        word=
+    elif [ "$before" = = ]; then
+        before=${COMP_WORDS[COMP_CWORD-2]}
+    fi
+    # while mounting, -f is --foreground and takes no value
+    case $before:$command in
+    -f:create|-f:info|-f:check) values=$(_imgfuse_values -f) ;;
+    -r:check)                   values=$(_imgfuse_values --repair) ;;
+    -f:*)                       values= ;;
+    *)                          values=$(_imgfuse_values "$before") ;;
+    esac
+
+    if [ -n "$values" ]; then
+        COMPREPLY=($(compgen -W "$values" -- "$word"))
+    elif [[ $word == -* ]]; then
+        COMPREPLY=($(compgen -W "$(_imgfuse_options "$command")" -- "$word"))
+        [[ ${COMPREPLY[0]-} != *= ]] || compopt -o nospace
+    else
+        compopt -o filenames
+        COMPREPLY=($(compgen -f -- "$word"))
+        [ "$COMP_CWORD" != 1 ] ||
+            COMPREPLY+=($(compgen -W "umount create info check help" -- "$word"))
+    fi
+}
+complete -F _imgfuse imgfuse

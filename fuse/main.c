@@ -1,0 +1,45 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * imgfuse: disk images as plain files
+ *
+ * Decides which of the program's faces is wanted - a mount, an image command,
+ * an unmount, help - and registers the drivers, which nothing else in fuse/
+ * names. A command's name as the first argument wins over an image of that
+ * name ("./info" is the image).
+ */
+#include "drivers/registry.h"
+
+#include "fuse/cmd/cmd.h"
+#include "fuse/help.h"
+#include "fuse/log.h"
+#include "fuse/server.h"
+#include "fuse/umount.h"
+
+#include <locale.h>
+#include <string.h>
+
+int main(int argc, char **argv)
+{
+    g_autofree char *called = g_path_get_basename(argv[0]);
+    const ImageCommand *command;
+
+    setlocale(LC_ALL, "");
+    g_set_prgname("imgfuse");
+
+    if (g_str_has_prefix(called, "umount.")) {
+        return umount_main(argc, argv);
+    }
+    if (argc > 1 && strcmp(argv[1], "umount") == 0) {
+        return umount_main(argc - 1, argv + 1);
+    }
+
+    drivers_register_all();
+    if (argc > 1 && strcmp(argv[1], "help") == 0) {
+        return help_main(argc - 1, argv + 1);
+    }
+    command = argc > 1 ? image_command_find(argv[1]) : NULL;
+    if (command) {
+        return command->run(argc - 1, argv + 1);
+    }
+    return server_main(argc, argv);
+}

@@ -1,0 +1,140 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * accounting: counts, latency bins, several threads
+ */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <cmocka.h>
+
+#include "block/io/accounting.h"
+#include "block/rt/aio_context.h"
+#include "block/rt/io_thread.h"
+
+#define ROUNDS 100000
+
+static int make_context(void **state)
+{
+    *state = aio_context_new(NULL);
+    return *state == NULL;
+}
+
+static int free_context(void **state)
+{
+    aio_context_free(*state);
+    return 0;
+}
+
+static void count_one(Accounting *accounting, AccountingType type,
+                      int64_t bytes, int ret)
+{
+    AccountingCookie cookie;
+
+    accounting_begin(accounting, &cookie, type, bytes);
+    accounting_end(accounting, &cookie, ret);
+}
+
+static void test_operations_and_bytes_are_counted_by_type(void **state)
+{
+    Accounting *accounting = accounting_new();
+    AccountingTotals totals;
+
+    count_one(accounting, ACCOUNTING_READ, 4096, 0);
+    count_one(accounting, ACCOUNTING_READ, 512, 0);
+    count_one(accounting, ACCOUNTING_WRITE, 100, 0);
+
+    accounting_totals(accounting, ACCOUNTING_READ, &totals);
+    assert_int_equal(totals.operations, 2);
+    assert_int_equal(totals.bytes, 4608);
+    accounting_totals(accounting, ACCOUNTING_WRITE, &totals);
+    assert_int_equal(totals.operations, 1);
+    assert_int_equal(totals.bytes, 100);
+    accounting_free(accounting);
+}
+
+static void test_a_failed_request_counts_as_failed_only(void **state)
+{
+    Accounting *accounting = accounting_new();
+    AccountingTotals totals;
+
+    count_one(accounting, ACCOUNTING_FLUSH, 0, -5);
+    accounting_invalid(accounting, ACCOUNTING_FLUSH);
+    accounting_merged(accounting, ACCOUNTING_FLUSH, 3);
+
+    accounting_totals(accounting, ACCOUNTING_FLUSH, &totals);
+    assert_int_equal(totals.failed, 1);
+    assert_int_equal(totals.operations, 0);
+    assert_int_equal(totals.invalid, 1);
+    assert_int_equal(totals.merged, 3);
+    accounting_free(accounting);
+}
+
+static void test_latency_lands_in_the_bin_between_its_boundaries(void **state)
+{
+    Accounting *accounting = accounting_new();
+    uint64_t boundaries[] = { 1, UINT64_C(3600000000000) };
+    AccountingTotals totals;
+
+    assert_true(accounting_set_histogram(accounting, ACCOUNTING_READ,
+                                         boundaries, 2, NULL));
+    count_one(accounting, ACCOUNTING_READ, 1, 0);
+
+    accounting_totals(accounting, ACCOUNTING_READ, &totals);
+    assert_int_equal(totals.bins[0] + totals.bins[1], 1);
+    assert_int_equal(totals.bins[2], 0);
+    accounting_free(accounting);
+}
+
+static void test_boundaries_that_do_not_rise_are_refused(void **state)
+{
+    Accounting *accounting = accounting_new();
+    uint64_t boundaries[] = { 10, 10 };
+    g_autoptr(GError) error = NULL;
+
+    assert_false(accounting_set_histogram(accounting, ACCOUNTING_READ,
+                                          boundaries, 2, &error));
+    assert_true(g_error_matches(error, IMGFUSE_ERROR, IMGFUSE_ERROR_OPTION));
+    accounting_free(accounting);
+}
+
+static void count_many(void *opaque)
+{
+    for (int i = 0; i < ROUNDS; i++) {
+        count_one(opaque, ACCOUNTING_WRITE, 2, 0);
+    }
+}
+
+static void test_threads_that_count_at_a_time_lose_nothing(void **state)
+{
+    Accounting *accounting = accounting_new();
+    AccountingTotals totals;
+    IoThread *thread[3];
+
+    for (int i = 0; i < 3; i++) {
+        thread[i] = io_thread_new("count", NULL);
+        aio_schedule(io_thread_context(thread[i]), count_many, accounting);
+    }
+    count_many(accounting);
+    for (int i = 0; i < 3; i++) {
+        io_thread_free(thread[i]);
+    }
+
+    accounting_totals(accounting, ACCOUNTING_WRITE, &totals);
+    assert_int_equal(totals.operations, 4 * ROUNDS);
+    assert_int_equal(totals.bytes, 8 * ROUNDS);
+    accounting_free(accounting);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_operations_and_bytes_are_counted_by_type),
+        cmocka_unit_test(test_a_failed_request_counts_as_failed_only),
+        cmocka_unit_test(
+            test_latency_lands_in_the_bin_between_its_boundaries),
+        cmocka_unit_test(test_boundaries_that_do_not_rise_are_refused),
+        cmocka_unit_test(test_threads_that_count_at_a_time_lose_nothing),
+    };
+
+    return cmocka_run_group_tests(tests, make_context, free_context);
+}
