@@ -518,6 +518,22 @@ int coroutine_fn blk_co_block_status(BlockBackend *blk, bool want_zero,
     return ret;
 }
 
+int coroutine_fn blk_co_is_allocated_above(BlockBackend *blk,
+                                           BlockDriverState *base,
+                                           bool include_base, int64_t offset,
+                                           int64_t bytes, int64_t *ret_bytes)
+{
+    int ret = enter(blk, BLK_PERM_CONSISTENT_READ);
+
+    if (ret < 0) {
+        return ret;
+    }
+    ret = bdrv_co_is_allocated_above(blk->root->bs, base, include_base,
+                                     offset, bytes, ret_bytes);
+    leave(blk);
+    return ret;
+}
+
 int coroutine_fn blk_co_copy_range(BlockBackend *src, int64_t src_offset,
                                    BlockBackend *dst, int64_t dst_offset,
                                    int64_t bytes)
@@ -586,6 +602,18 @@ int blk_pwrite(BlockBackend *blk, int64_t offset, int64_t bytes,
         return -EACCES;
     }
     return bdrv_pwrite(blk->root, offset, bytes, buffer);
+}
+
+int blk_pwrite_zeroes(BlockBackend *blk, int64_t offset, int64_t bytes,
+                      BdrvRequestFlags flags)
+{
+    if (blk->root == NULL) {
+        return -ENXIO;
+    }
+    if (!(blk->perm & BLK_PERM_WRITE)) {
+        return -EACCES;
+    }
+    return bdrv_pwrite_zeroes(blk->root, offset, bytes, flags);
 }
 
 int blk_flush(BlockBackend *blk)

@@ -68,6 +68,11 @@ int coroutine_fn blk_co_truncate(BlockBackend *blk, int64_t length, bool exact,
 int coroutine_fn blk_co_block_status(BlockBackend *blk, bool want_zero,
                                      int64_t offset, int64_t bytes,
                                      BlockStatus *ret_status);
+/* As bdrv_co_is_allocated_above() of block/io/status.h, from the root. */
+int coroutine_fn blk_co_is_allocated_above(BlockBackend *blk,
+                                           BlockDriverState *base,
+                                           bool include_base, int64_t offset,
+                                           int64_t bytes, int64_t *ret_bytes);
 int coroutine_fn blk_co_copy_range(BlockBackend *src, int64_t src_offset,
                                    BlockBackend *dst, int64_t dst_offset,
                                    int64_t bytes);
@@ -84,6 +89,8 @@ int64_t blk_cluster_bytes(BlockBackend *blk);
 int blk_pread(BlockBackend *blk, int64_t offset, int64_t bytes, void *buffer);
 int blk_pwrite(BlockBackend *blk, int64_t offset, int64_t bytes,
                const void *buffer);
+int blk_pwrite_zeroes(BlockBackend *blk, int64_t offset, int64_t bytes,
+                      BdrvRequestFlags flags);
 int blk_flush(BlockBackend *blk);
 
 /* Waits until nothing is in flight, and lets go on. Nest. */

@@ -107,7 +107,7 @@ typedef struct BlockChildOps {
     bool (*del_child)(BlockDriverState *bs, BdrvChild *child, GError **error);
 } BlockChildOps;
 
-/* Facts of an image for `info`; -1 or false where a format has no such thing. */
+/* Facts of an image for `info`; -1 or false where a format has no such. */
 typedef struct BlockDriverInfo {
     int64_t cluster_bytes;
     int64_t subcluster_bytes;
@@ -170,6 +170,14 @@ struct BlockDriver {
     /* Whole-image operations; NULL where a format has none. */
     const BlockCreateOps *create;
     const BlockCheckOps *check;
+    /*
+     * The image's header names @name (NULL: nothing) of @format (NULL: not
+     * said) as its backing file from now on, on the medium when it returns;
+     * bs->backing_name and backing_format follow. The graph is the caller's
+     * business. Control plane, node drained and writable.
+     */
+    bool (*change_backing_file)(BlockDriverState *bs, const char *name,
+                                const char *format, GError **error);
     /* Abilities that few drivers have; NULL: not this one. */
     const BlockChildOps *children;
     const BlockDebugOps *debug;

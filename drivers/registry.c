@@ -18,9 +18,15 @@ static const BlockDriver *const drivers[] = {
     &bdrv_raw,
     &bdrv_qcow2,
     /* filters */
+    &bdrv_blkdebug,
+    &bdrv_blklogwrites,
     &bdrv_blkverify,
     &bdrv_compress,
+    &bdrv_copy_before_write,
     &bdrv_copy_on_read_filter,
+    &bdrv_preallocate,
+    &bdrv_quorum,
+    &bdrv_snapshot_access,
     &bdrv_throttle,
 };
 

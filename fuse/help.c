@@ -17,12 +17,6 @@
 
 #include <stdio.h>
 
-/* In the order to show them; those that this build lacks are left out. */
-static const char *const command_names[] = {
-    "create", "info", "check", "map", "measure", "convert", "compare",
-    "resize", "snapshot", "amend", "rebase", "commit", "bitmap",
-};
-
 static void show_driver(const BlockDriver *driver, void *opaque)
 {
     printf("  %-16s %s\n", driver->format_name,
@@ -36,12 +30,10 @@ static int show_all(void)
 
     fputs(options, stdout);
     printf("\nCommands ('imgfuse COMMAND --help' says more):\n");
-    for (size_t i = 0; i < G_N_ELEMENTS(command_names); i++) {
-        const ImageCommand *command = image_command_find(command_names[i]);
+    for (size_t i = 0; image_command_at(i); i++) {
+        const ImageCommand *command = image_command_at(i);
 
-        if (command) {
-            printf("  %-16s %s\n", command->name, command->summary);
-        }
+        printf("  %-16s %s\n", command->name, command->summary);
     }
     printf("  %-16s %s\n", "umount",
            "unmount and wait until the image is closed");

@@ -16,6 +16,10 @@
  * Locking: none. Server belongs to the main thread; I/O threads reach it by
  * aio_schedule() on its context only.
  */
+#ifdef HAVE_CONFIG_H
+#include "config.h"
+#endif
+
 #include "fuse/server.h"
 
 #include "block/graph/options.h"
@@ -120,17 +124,22 @@ static BlockOptions *image_options(const CliOptions *options,
 /* The name in the mount when the user gave none; the caller frees. */
 static char *image_name(const CliImage *image, const BlockOptions *tree)
 {
-    const char *file = block_options_peek(tree, "file.filename");
+    bool is_json = g_str_has_prefix(image->reference, "json:");
+    g_autoptr(BlockOptions) json =
+        is_json ? block_options_from_json(image->reference + strlen("json:"),
+                                          /* error= */ NULL) : NULL;
+    const char *file;
 
     if (image->name) {
         return g_strdup(image->name);
     }
+    tree = json ? json : tree;
+    file = block_options_peek(tree, "file.filename");
     if (!file) {
         file = block_options_peek(tree, "filename");
     }
     if (!file) {
-        file = g_str_has_prefix(image->reference, "json:")
-               ? "disk" : image->reference;
+        file = is_json ? "disk" : image->reference;
     }
     return tree_default_name(file);
 }

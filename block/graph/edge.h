@@ -42,6 +42,7 @@ struct BdrvChild {
     void *parent; /* a BlockDriverState when klass->parent_is_bs */
     uint32_t perm;
     uint32_t shared;
+    uint32_t granted; /* shared beyond that, for as long as a job says so */
     bool frozen;    /* may be neither replaced nor detached */
     bool quiesced;  /* the parent has been told to drain over this edge */
 };

@@ -12,7 +12,7 @@
  *
  * Always true outside a function of this file:
  *  P1  bs->perm is the union of its parent edges' perm, bs->shared the
- *      intersection of their shared;
+ *      intersection of their shared and granted together;
  *  P2  of two edges to a node, neither holds what the other does not share.
  *
  * Locking: none, control plane.
@@ -115,6 +115,12 @@ static bool conflict_error(BdrvChild *holder, BdrvChild *other, uint32_t perm,
     return false;
 }
 
+/* What the user of @edge lets others do, willingly or for a job's sake. */
+static uint32_t shared_by(const BdrvChild *edge)
+{
+    return edge->shared | edge->granted;
+}
+
 /* P1 and P2 for @bs; its parents' edges are final. */
 static bool sum_parents(BlockDriverState *bs, uint32_t *ret_perm,
                         uint32_t *ret_shared, GError **error)
@@ -127,12 +133,12 @@ static bool sum_parents(BlockDriverState *bs, uint32_t *ret_perm,
         for (guint j = 0; j < bs->parents->len; j++) {
             BdrvChild *b = bs->parents->pdata[j];
 
-            if (a != b && (a->perm & ~b->shared) != 0) {
-                return conflict_error(a, b, a->perm & ~b->shared, error);
+            if (a != b && (a->perm & ~shared_by(b)) != 0) {
+                return conflict_error(a, b, a->perm & ~shared_by(b), error);
             }
         }
         perm |= a->perm;
-        shared &= a->shared;
+        shared &= shared_by(a);
     }
     if (bs->read_only && (perm & PERMS_THAT_WRITE) != 0) {
         g_set_error(error, IMGFUSE_ERROR, IMGFUSE_ERROR_DENIED,

@@ -8,10 +8,11 @@
  * Threads: the coroutine lives on one context; everything that changes the
  * graph, and freeing, is the control plane's. The two meet in
  *  - atomics: status, cancelled, should_complete, progress, speed;
- *  - job->lock, which protects the coroutine's sleep (sleeping, so that a
- *    kick wakes it exactly once) and is innermost;
- *  - the coroutine's end: it stores its result, then sets `ended` and
- *    notifies the control plane's context; jobs_finish() goes on from there.
+ *  - job->lock, which protects the coroutine's sleep (sleeping and kicked, so
+ *    that a kick wakes it exactly once and is never lost) and is innermost;
+ *  - the coroutine's end: a callback on the control plane's context is the
+ *    last that it does; jobs_finish() goes on from there. A callback, since a
+ *    bare notify is lost when the control plane is just about to sleep.
  */
 #ifdef HAVE_CONFIG_H
 #include "config.h"
@@ -37,7 +38,6 @@ struct Job {
     JobStatus status;
     bool cancelled;
     bool should_complete;
-    bool ended;
     int64_t done_bytes;
     int64_t total_bytes;
     int64_t speed;
@@ -48,8 +48,11 @@ struct Job {
 
     GMutex lock;
     Coroutine *sleeping; /* who a kick must wake; protected by lock */
+    bool kicked;         /* while it was awake; protected by lock */
 
-    GError *error; /* control plane: why it failed */
+    /* control plane */
+    bool ended;    /* the coroutine will not touch the job any more */
+    GError *error; /* why it failed */
 };
 
 static GPtrArray *all_jobs; /* control plane */
@@ -105,15 +108,20 @@ static void set_status(Job *job, JobStatus status)
     __atomic_store_n(&job->status, status, __ATOMIC_RELEASE);
 }
 
+static void on_end(void *opaque)
+{
+    Job *job = opaque;
+
+    job->ended = true;
+}
+
 static void coroutine_fn run_job(void *opaque)
 {
     Job *job = opaque;
-    AioContext *control = job->control;
 
     job->ret = job->driver->run(job);
-    __atomic_store_n(&job->ended, true, __ATOMIC_RELEASE);
+    aio_schedule(job->control, on_end, job);
     /* The job may be freed from here on. */
-    aio_notify(control);
 }
 
 static void enter_job(void *opaque)
@@ -162,8 +170,7 @@ static Job *next_to_finish(void)
     for (guint i = 0; all_jobs != NULL && i < all_jobs->len; i++) {
         Job *job = g_ptr_array_index(all_jobs, i);
 
-        if (__atomic_load_n(&job->ended, __ATOMIC_ACQUIRE) &&
-            status_of(job) < JOB_FINISHING) {
+        if (job->ended && status_of(job) < JOB_FINISHING) {
             return job;
         }
     }
@@ -251,6 +258,8 @@ void job_kick(Job *job)
     g_mutex_lock(&job->lock);
     if (job->sleeping != NULL) {
         co_wake(g_steal_pointer(&job->sleeping));
+    } else {
+        job->kicked = true;
     }
     g_mutex_unlock(&job->lock);
 }
@@ -309,16 +318,18 @@ static void on_sleep_end(void *opaque)
 void coroutine_fn job_co_sleep_ns(Job *job, int64_t delay_ns)
 {
     AioTimer timer;
+    bool kicked;
 
+    g_mutex_lock(&job->lock);
+    kicked = job->kicked;
+    job->kicked = false;
+    job->sleeping = kicked ? NULL : co_self();
+    g_mutex_unlock(&job->lock);
+    if (kicked) {
+        return;
+    }
     aio_timer_init(&timer, co_context(co_self()), on_sleep_end, job);
     aio_timer_arm(&timer, clock_now_ns() + delay_ns);
-    g_mutex_lock(&job->lock);
-    job->sleeping = co_self();
-    g_mutex_unlock(&job->lock);
-    /* A cancel that came before we could be woken is seen here. */
-    if (job_is_cancelled(job)) {
-        job_kick(job);
-    }
     co_yield();
     aio_timer_cancel(&timer);
 }
@@ -362,5 +373,6 @@ void job_progress(Job *job, int64_t bytes)
 void job_set_ready(Job *job)
 {
     set_status(job, JOB_READY);
-    aio_notify(job->control);
+    /* Runs before the callback of the job's end, so it needs no waiting. */
+    aio_schedule(job->control, do_nothing, NULL);
 }

@@ -10,6 +10,8 @@
  *   set-state     changes the state number (1 at first) that rules may ask for
  *   suspend       holds the coroutine up until it is resumed by the tag, once
  *
+ * What rules are made of is blkdebug_rules.c.
+ *
  * An event runs all its rules against the state that it found. Rules of the
  * event "none" are armed from the start. Beside rules there is a counter of
  * requests of all kinds: `inject-at` fails the one with that index, so that a
@@ -24,56 +26,11 @@
 
 #include "block/graph/open.h"
 #include "block/io/io.h"
+#include "drivers/filters/blkdebug_rules.h"
 
 #include <errno.h>
 #include <inttypes.h>
 #include <string.h>
-
-#define SECTOR_BYTES 512
-
-typedef enum IoType {
-    IO_READ,
-    IO_WRITE,
-    IO_WRITE_ZEROES,
-    IO_DISCARD,
-    IO_FLUSH,
-    IO_BLOCK_STATUS,
-} IoType;
-
-static const char *const io_type_names[] = {
-    "read", "write", "write-zeroes", "discard", "flush", "block-status", NULL,
-};
-
-/* Asking for the status is no I/O that a rule without iotype means. */
-#define IO_TYPES_DEFAULT ((1u << IO_BLOCK_STATUS) - 1)
-
-typedef enum RuleKind {
-    RULE_INJECT_ERROR,
-    RULE_SET_STATE,
-    RULE_SUSPEND,
-    RULE_KINDS,
-} RuleKind;
-
-static const char *const rule_kind_names[RULE_KINDS] = {
-    "inject-error", "set-state", "suspend",
-};
-
-typedef struct Rule {
-    RuleKind kind;
-    BlockDebugEvent event;
-    uint64_t state; /* 0: any */
-    /* inject-error */
-    bool armed;
-    bool once;
-    bool immediately;
-    unsigned io_types; /* bits 1 << IoType */
-    int errnum;
-    int64_t offset;    /* -1: anywhere */
-    /* set-state */
-    uint64_t new_state;
-    /* suspend */
-    char *tag;
-} Rule;
 
 /* A suspended coroutine; lives on its stack. */
 typedef struct Sleeper Sleeper;
@@ -85,7 +42,7 @@ struct Sleeper {
 
 typedef struct BlkdebugState {
     GMutex lock;
-    GPtrArray *rules; /* of Rule * */
+    GPtrArray *rules; /* of BlkdebugRule * */
     uint64_t state;
     Sleeper *sleepers;
 
@@ -107,7 +64,7 @@ static const BlockOptionDesc blkdebug_options[] = {
                           "[suspend] sections of key = value"),
     RULE_OPTION("inject-error.N.event", "event that arms the error"),
     { .name = "inject-error.N.iotype", .type = BLOCK_OPTION_ENUM,
-      .values = io_type_names,
+      .values = blkdebug_io_names,
       .help = "requests that fail; default: all but block-status" },
     RULE_OPTION("inject-error.N.state", "state it needs; default 0: any"),
     RULE_OPTION("inject-error.N.errno", "error number; default: 5 (EIO)"),
@@ -135,255 +92,6 @@ static const BlockOptionDesc blkdebug_options[] = {
     LIMIT_OPTION("max-discard", "longest discard to force"),
     { .name = NULL },
 };
-
-/* ---- rules from options ------------------------------------------------- */
-
-static void rule_free(void *opaque)
-{
-    Rule *rule = opaque;
-
-    g_free(rule->tag);
-    g_free(rule);
-}
-
-static bool take_event(BlockOptions *options, BlockDebugEvent *ret_event,
-                       GError **error)
-{
-    g_autofree char *name = NULL;
-
-    if (!block_options_take_string(options, "event", &name, error)) {
-        return false;
-    }
-    if (name == NULL) {
-        g_set_error(error, IMGFUSE_ERROR, IMGFUSE_ERROR_OPTION,
-                    "a rule has no event");
-        return false;
-    }
-    *ret_event = block_debug_event_from_name(name);
-    if (*ret_event == BLOCK_DEBUG_EVENTS) {
-        g_set_error(error, IMGFUSE_ERROR, IMGFUSE_ERROR_OPTION,
-                    "unknown event '%s'", name);
-        return false;
-    }
-    return true;
-}
-
-/* -1 or absent: anywhere. */
-static bool take_sector(BlockOptions *options, int64_t *ret_offset,
-                        GError **error)
-{
-    const char *text = block_options_peek(options, "sector");
-    g_autofree char *ignored = NULL;
-    uint64_t sector;
-
-    *ret_offset = -1;
-    if (text == NULL || strcmp(text, "-1") == 0) {
-        return block_options_take_string(options, "sector", &ignored, error);
-    }
-    if (!block_options_take_number(options, "sector", &sector, error)) {
-        return false;
-    }
-    if (sector > BDRV_MAX_LENGTH / SECTOR_BYTES) {
-        g_set_error(error, IMGFUSE_ERROR, IMGFUSE_ERROR_OPTION,
-                    "sector %" PRIu64 " is too large", sector);
-        return false;
-    }
-    *ret_offset = sector * SECTOR_BYTES;
-    return true;
-}
-
-static bool check_errno(uint64_t errnum, GError **error)
-{
-    if (errnum == 0 || errnum >= 4096) {
-        g_set_error(error, IMGFUSE_ERROR, IMGFUSE_ERROR_OPTION,
-                    "%" PRIu64 " is no error number", errnum);
-        return false;
-    }
-    return true;
-}
-
-static bool take_inject_error(Rule *rule, BlockOptions *options,
-                              GError **error)
-{
-    int io_type = -1;
-    uint64_t errnum = EIO;
-
-    if (!block_options_take_enum(options, "iotype", io_type_names, &io_type,
-                                 error) ||
-        !block_options_take_number(options, "errno", &errnum, error) ||
-        !check_errno(errnum, error) ||
-        !take_sector(options, &rule->offset, error) ||
-        !block_options_take_bool(options, "once", &rule->once, error) ||
-        !block_options_take_bool(options, "immediately", &rule->immediately,
-                                 error)) {
-        return false;
-    }
-    rule->io_types = io_type < 0 ? IO_TYPES_DEFAULT : 1u << io_type;
-    rule->errnum = errnum;
-    return true;
-}
-
-static bool take_by_kind(Rule *rule, BlockOptions *options, GError **error)
-{
-    switch (rule->kind) {
-    case RULE_INJECT_ERROR:
-        return take_inject_error(rule, options, error);
-    case RULE_SET_STATE:
-        if (!block_options_has(options, "new_state")) {
-            g_set_error(error, IMGFUSE_ERROR, IMGFUSE_ERROR_OPTION,
-                        "a set-state rule has no new_state");
-            return false;
-        }
-        return block_options_take_number(options, "new_state",
-                                         &rule->new_state, error);
-    default:
-        if (!block_options_has(options, "tag")) {
-            g_set_error(error, IMGFUSE_ERROR, IMGFUSE_ERROR_OPTION,
-                        "a suspend rule has no tag");
-            return false;
-        }
-        return block_options_take_string(options, "tag", &rule->tag, error);
-    }
-}
-
-/* Makes a rule of all that is in @options. */
-static bool add_rule(BlkdebugState *s, RuleKind kind, BlockOptions *options,
-                     GError **error)
-{
-    Rule *rule = g_new0(Rule, 1);
-
-    rule->kind = kind;
-    g_ptr_array_add(s->rules, rule); /* freed with it, also on failure */
-    if (!take_event(options, &rule->event, error) ||
-        !block_options_take_number(options, "state", &rule->state, error) ||
-        !take_by_kind(rule, options, error)) {
-        return false;
-    }
-    if (block_options_first_key(options) != NULL) {
-        g_set_error(error, IMGFUSE_ERROR, IMGFUSE_ERROR_OPTION,
-                    "unknown key '%s' in a rule",
-                    block_options_first_key(options));
-        return false;
-    }
-    return true;
-}
-
-static bool take_rules(BlkdebugState *s, BlockOptions *options,
-                       GError **error)
-{
-    for (int kind = 0; kind < RULE_KINDS; kind++) {
-        for (unsigned n = 0;; n++) {
-            g_autofree char *key =
-                g_strdup_printf("%s.%u", rule_kind_names[kind], n);
-            g_autoptr(BlockOptions) rule_options = NULL;
-
-            if (!block_options_has_subtree(options, key)) {
-                break;
-            }
-            rule_options = block_options_take_subtree(options, key);
-            if (!add_rule(s, kind, rule_options, error)) {
-                g_prefix_error(error, "%s: ", key);
-                return false;
-            }
-        }
-    }
-    return true;
-}
-
-/* ---- rules from a file -------------------------------------------------- */
-
-/* "[name]" to the kind; RULE_KINDS when it is none. */
-static RuleKind section_kind(const char *line)
-{
-    for (int kind = 0; kind < RULE_KINDS; kind++) {
-        g_autofree char *section =
-            g_strdup_printf("[%s]", rule_kind_names[kind]);
-
-        if (strcmp(line, section) == 0) {
-            return kind;
-        }
-    }
-    return RULE_KINDS;
-}
-
-/* key = value, or key = "value". */
-static bool parse_assignment(char *line, BlockOptions *options,
-                             GError **error)
-{
-    char *equals = strchr(line, '=');
-    char *value;
-    size_t length;
-
-    if (equals == NULL) {
-        g_set_error(error, IMGFUSE_ERROR, IMGFUSE_ERROR_OPTION,
-                    "'%s' is neither a known section nor 'key = value'",
-                    line);
-        return false;
-    }
-    *equals = '\0';
-    value = g_strstrip(equals + 1);
-    length = strlen(value);
-    if (length >= 2 && value[0] == '"' && value[length - 1] == '"') {
-        value[length - 1] = '\0';
-        value++;
-    }
-    block_options_set_string(options, g_strstrip(line), value);
-    return true;
-}
-
-/* Sections are rules: each ends where the next one, or the file, does. */
-static bool parse_lines(BlkdebugState *s, char **lines, GError **error)
-{
-    g_autoptr(BlockOptions) options = block_options_new();
-    RuleKind kind = RULE_KINDS;
-
-    for (size_t i = 0; lines[i] != NULL; i++) {
-        char *line = g_strstrip(lines[i]);
-        RuleKind next = section_kind(line);
-
-        if (line[0] == '\0' || line[0] == '#') {
-            continue;
-        }
-        if (next == RULE_KINDS) {
-            if (kind == RULE_KINDS) {
-                g_set_error(error, IMGFUSE_ERROR, IMGFUSE_ERROR_OPTION,
-                            "'%s' is no section of rules", line);
-                return false;
-            }
-            if (!parse_assignment(line, options, error)) {
-                return false;
-            }
-            continue;
-        }
-        if (kind != RULE_KINDS && !add_rule(s, kind, options, error)) {
-            return false;
-        }
-        kind = next;
-    }
-    if (kind == RULE_KINDS) {
-        return true;
-    }
-    return add_rule(s, kind, options, error);
-}
-
-static bool read_config(BlkdebugState *s, const char *path, GError **error)
-{
-    g_autoptr(GError) file_error = NULL;
-    g_autofree char *content = NULL;
-    g_auto(GStrv) lines = NULL;
-
-    if (!g_file_get_contents(path, &content, NULL, &file_error)) {
-        g_set_error(error, IMGFUSE_ERROR, IMGFUSE_ERROR_OPTION,
-                    "cannot read rules: %s", file_error->message);
-        return false;
-    }
-    lines = g_strsplit(content, "\n", /* max_tokens= */ -1);
-    if (!parse_lines(s, lines, error)) {
-        g_prefix_error(error, "%s: ", path);
-        return false;
-    }
-    return true;
-}
 
 /* ---- open and close ----------------------------------------------------- */
 
@@ -443,7 +151,7 @@ static bool take_counter(BlkdebugState *s, BlockOptions *options,
                                      error) &&
            block_options_take_number(options, "inject-errno",
                                      &s->inject_errno, error) &&
-           check_errno(s->inject_errno, error) &&
+           blkdebug_check_errno(s->inject_errno, error) &&
            block_options_take_bool(options, "inject-sticky",
                                    &s->is_inject_sticky, error);
 }
@@ -451,11 +159,7 @@ static bool take_counter(BlkdebugState *s, BlockOptions *options,
 static bool take_options(BlkdebugState *s, BlockOptions *options,
                          GError **error)
 {
-    g_autofree char *config = NULL;
-
-    return block_options_take_string(options, "config", &config, error) &&
-           (config == NULL || read_config(s, config, error)) &&
-           take_rules(s, options, error) &&
+    return blkdebug_take_rules(s->rules, options, error) &&
            take_counter(s, options, error) && take_limits(s, options, error);
 }
 
@@ -472,16 +176,16 @@ static void arm_rules(BlkdebugState *s, BlockDebugEvent event)
     bool armed_any = false;
 
     for (guint i = 0; i < s->rules->len; i++) {
-        const Rule *rule = s->rules->pdata[i];
+        const BlkdebugRule *rule = s->rules->pdata[i];
 
-        armed_any |= rule->kind == RULE_INJECT_ERROR &&
+        armed_any |= rule->kind == BLKDEBUG_INJECT_ERROR &&
                      rule->event == event &&
                      (rule->state == 0 || rule->state == s->state);
     }
     for (guint i = 0; armed_any && i < s->rules->len; i++) {
-        Rule *rule = s->rules->pdata[i];
+        BlkdebugRule *rule = s->rules->pdata[i];
 
-        rule->armed = rule->kind == RULE_INJECT_ERROR &&
+        rule->armed = rule->kind == BLKDEBUG_INJECT_ERROR &&
                       rule->event == event &&
                       (rule->state == 0 || rule->state == s->state);
     }
@@ -493,7 +197,7 @@ static bool blkdebug_open(BlockDriverState *bs, BlockOptions *options,
     BlkdebugState *s = bs->opaque;
 
     g_mutex_init(&s->lock);
-    s->rules = g_ptr_array_new_with_free_func(rule_free);
+    s->rules = blkdebug_rules_new();
     s->state = 1;
     if (!take_options(s, options, error) ||
         !bdrv_open_file_child(bs, options, error)) {
@@ -542,9 +246,9 @@ static void blkdebug_refresh_limits(BlockDriverState *bs)
 static char *take_breakpoint(BlkdebugState *s, BlockDebugEvent event)
 {
     for (guint i = 0; i < s->rules->len; i++) {
-        Rule *rule = s->rules->pdata[i];
+        BlkdebugRule *rule = s->rules->pdata[i];
 
-        if (rule->kind == RULE_SUSPEND && rule->event == event &&
+        if (rule->kind == BLKDEBUG_SUSPEND && rule->event == event &&
             (rule->state == 0 || rule->state == s->state)) {
             char *tag = g_steal_pointer(&rule->tag);
 
@@ -560,9 +264,9 @@ static void change_state(BlkdebugState *s, BlockDebugEvent event)
     uint64_t old_state = s->state;
 
     for (guint i = 0; i < s->rules->len; i++) {
-        const Rule *rule = s->rules->pdata[i];
+        const BlkdebugRule *rule = s->rules->pdata[i];
 
-        if (rule->kind == RULE_SET_STATE && rule->event == event &&
+        if (rule->kind == BLKDEBUG_SET_STATE && rule->event == event &&
             (rule->state == 0 || rule->state == old_state)) {
             s->state = rule->new_state;
         }
@@ -624,7 +328,7 @@ static bool blkdebug_set_breakpoint(BlockDriverState *bs, const char *event,
     block_options_set_string(options, "event", event);
     block_options_set_string(options, "tag", tag);
     g_mutex_lock(&s->lock);
-    ok = add_rule(s, RULE_SUSPEND, options, error);
+    ok = blkdebug_add_rule(s->rules, BLKDEBUG_SUSPEND, options, error);
     if (!ok) {
         g_ptr_array_remove_index(s->rules, s->rules->len - 1);
     }
@@ -647,9 +351,9 @@ static bool blkdebug_remove_breakpoint(BlockDriverState *bs, const char *tag,
 
     g_mutex_lock(&s->lock);
     for (guint i = s->rules->len; i-- > 0;) {
-        const Rule *rule = s->rules->pdata[i];
+        const BlkdebugRule *rule = s->rules->pdata[i];
 
-        if (rule->kind == RULE_SUSPEND && strcmp(rule->tag, tag) == 0) {
+        if (rule->kind == BLKDEBUG_SUSPEND && strcmp(rule->tag, tag) == 0) {
             g_ptr_array_remove_index(s->rules, i);
             found = true;
         }
@@ -703,8 +407,8 @@ static bool count_request(BlkdebugState *s)
             (s->is_inject_sticky && index > s->inject_at));
 }
 
-static bool rule_matches(const Rule *rule, IoType type, int64_t offset,
-                         int64_t bytes)
+static bool rule_matches(const BlkdebugRule *rule, BlkdebugIo type,
+                         int64_t offset, int64_t bytes)
 {
     return rule->armed && (rule->io_types & (1u << type)) &&
            (rule->offset < 0 ||
@@ -712,14 +416,14 @@ static bool rule_matches(const Rule *rule, IoType type, int64_t offset,
 }
 
 /* What a rule has in store for the request: -errno or 0. */
-static int find_error(BlkdebugState *s, IoType type, int64_t offset,
+static int find_error(BlkdebugState *s, BlkdebugIo type, int64_t offset,
                       int64_t bytes, bool *ret_immediately)
 {
     int ret = 0;
 
     g_mutex_lock(&s->lock);
     for (guint i = 0; ret == 0 && i < s->rules->len; i++) {
-        const Rule *rule = s->rules->pdata[i];
+        const BlkdebugRule *rule = s->rules->pdata[i];
 
         if (rule_matches(rule, type, offset, bytes)) {
             ret = -rule->errnum;
@@ -734,14 +438,14 @@ static int find_error(BlkdebugState *s, IoType type, int64_t offset,
 }
 
 /* How the request is to fail, or 0: to be passed on. */
-static int coroutine_fn begin(BlockDriverState *bs, IoType type,
+static int coroutine_fn begin(BlockDriverState *bs, BlkdebugIo type,
                               int64_t offset, int64_t bytes)
 {
     BlkdebugState *s = bs->opaque;
     bool immediately = false;
     int ret = find_error(s, type, offset, bytes, &immediately);
 
-    if (type != IO_BLOCK_STATUS && count_request(s) && ret == 0) {
+    if (type != BLKDEBUG_BLOCK_STATUS && count_request(s) && ret == 0) {
         ret = -(int)s->inject_errno;
     }
     if (ret < 0 && !immediately) {
@@ -756,7 +460,7 @@ static int coroutine_fn blkdebug_co_preadv(BlockDriverState *bs,
                                            IoVec *iov, size_t iov_offset,
                                            BdrvRequestFlags flags)
 {
-    int ret = begin(bs, IO_READ, offset, bytes);
+    int ret = begin(bs, BLKDEBUG_READ, offset, bytes);
 
     return ret < 0 ? ret : bdrv_co_preadv(bs->file, offset, bytes, iov,
                                           iov_offset, flags);
@@ -767,7 +471,7 @@ static int coroutine_fn blkdebug_co_pwritev(BlockDriverState *bs,
                                             IoVec *iov, size_t iov_offset,
                                             BdrvRequestFlags flags)
 {
-    int ret = begin(bs, IO_WRITE, offset, bytes);
+    int ret = begin(bs, BLKDEBUG_WRITE, offset, bytes);
 
     return ret < 0 ? ret : bdrv_co_pwritev(bs->file, offset, bytes, iov,
                                            iov_offset, flags);
@@ -801,7 +505,7 @@ static int coroutine_fn blkdebug_co_pwrite_zeroes(BlockDriverState *bs,
     if (is_fragment(offset, bytes, s->forced.pwrite_zeroes_alignment)) {
         return -ENOTSUP;
     }
-    ret = begin(bs, IO_WRITE_ZEROES, offset, bytes);
+    ret = begin(bs, BLKDEBUG_WRITE_ZEROES, offset, bytes);
     return ret < 0 ? ret : bdrv_co_pwrite_zeroes(bs->file, offset, bytes,
                                                  flags);
 }
@@ -815,7 +519,7 @@ static int coroutine_fn blkdebug_co_pdiscard(BlockDriverState *bs,
     if (is_fragment(offset, bytes, s->forced.pdiscard_alignment)) {
         return -ENOTSUP;
     }
-    ret = begin(bs, IO_DISCARD, offset, bytes);
+    ret = begin(bs, BLKDEBUG_DISCARD, offset, bytes);
     return ret < 0 ? ret : bdrv_co_pdiscard(bs->file, offset, bytes);
 }
 
@@ -825,7 +529,7 @@ static int coroutine_fn blkdebug_co_block_status(BlockDriverState *bs,
                                                  int64_t bytes,
                                                  BlockStatus *ret_status)
 {
-    int ret = begin(bs, IO_BLOCK_STATUS, offset, bytes);
+    int ret = begin(bs, BLKDEBUG_BLOCK_STATUS, offset, bytes);
 
     *ret_status = (BlockStatus){
         .flags = BDRV_BLOCK_RAW | BDRV_BLOCK_OFFSET_VALID,
@@ -839,7 +543,7 @@ static int coroutine_fn blkdebug_co_block_status(BlockDriverState *bs,
 /* Before the child is flushed: an error keeps it from being so. */
 static int coroutine_fn blkdebug_co_flush_to_os(BlockDriverState *bs)
 {
-    return begin(bs, IO_FLUSH, 0, 0);
+    return begin(bs, BLKDEBUG_FLUSH, 0, 0);
 }
 
 static JsonNode *blkdebug_get_specific_info(BlockDriverState *bs)

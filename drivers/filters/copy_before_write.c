@@ -214,7 +214,11 @@ static void cbw_close(BlockDriverState *bs)
     g_mutex_clear(&s->lock);
 }
 
-/* Who writes the file behind our back would change the snapshot. */
+/*
+ * Who writes the file behind our back would change the snapshot. But while
+ * nobody is above us that is where the writers still are: a job that puts us
+ * in between moves them up to us, drained.
+ */
 static void cbw_child_perm(BlockDriverState *bs, BdrvChild *child,
                            BdrvChildRole role, uint32_t perm, uint32_t shared,
                            uint32_t *ret_perm, uint32_t *ret_shared)
@@ -222,7 +226,9 @@ static void cbw_child_perm(BlockDriverState *bs, BdrvChild *child,
     bdrv_default_perms(bs, child, role, perm, shared, ret_perm, ret_shared);
     if (role & BDRV_CHILD_FILTERED) {
         *ret_perm |= BLK_PERM_CONSISTENT_READ;
-        *ret_shared &= ~(uint32_t)(BLK_PERM_WRITE | BLK_PERM_RESIZE);
+        if (bs->parents->len > 0) {
+            *ret_shared &= ~(uint32_t)(BLK_PERM_WRITE | BLK_PERM_RESIZE);
+        }
     } else {
         *ret_perm &= ~(uint32_t)BLK_PERM_RESIZE;
     }

@@ -189,6 +189,7 @@ static int coroutine_fn read_backing(BlockDriverState *bs, int64_t offset,
     if (there < bytes) {
         iovec_memset(iov, iov_offset + there, 0, bytes - there);
     }
+    bdrv_debug_event(bs->file, BLOCK_DEBUG_READ_BACKING_AIO);
     return there ? bdrv_co_preadv(bs->backing, offset, there, iov, iov_offset,
                                   0)
                  : 0;
@@ -204,6 +205,7 @@ static int coroutine_fn read_normal(BlockDriverState *bs, const Qcow2Run *run,
     if (there < run->bytes) {
         iovec_memset(iov, iov_offset + there, 0, run->bytes - there);
     }
+    bdrv_debug_event(bs->file, BLOCK_DEBUG_READ_AIO);
     return there ? bdrv_co_preadv(bs->file, run->host_offset, there, iov,
                                   iov_offset, 0)
                  : 0;
@@ -503,6 +505,7 @@ static int coroutine_fn add_old_content(Allocation *a, int which,
     }
     iovec_init_buffer(&old, a->buffer[which], bytes);
     iovec_add(vec, a->buffer[which], bytes);
+    bdrv_debug_event(bs->file, BLOCK_DEBUG_COW_READ);
     return qcow2_read(bs, offset, bytes, &old, 0);
 }
 
@@ -527,6 +530,7 @@ static int coroutine_fn write_clusters(Allocation *a)
         ret = add_old_content(a, 1, end, tail, &vec, &skipped);
     }
     if (ret >= 0) {
+        bdrv_debug_event(a->bs->file, BLOCK_DEBUG_WRITE_AIO);
         ret = bdrv_co_pwritev(a->bs->file, host_offset, vec.size, &vec, 0, 0);
     }
     iovec_destroy(&vec);

@@ -386,8 +386,10 @@ static int coroutine_fn write_all(BlockDriverState *bs, const GArray *writes)
 
 static int coroutine_fn write_reftable(BlockDriverState *bs, const Plan *plan)
 {
-    int ret = write_all(bs, plan->step2);
+    int ret;
 
+    bdrv_debug_event(bs->file, BLOCK_DEBUG_REFTABLE_UPDATE);
+    ret = write_all(bs, plan->step2);
     if (ret < 0 || plan->step2->len == 0) {
         return ret;
     }
@@ -395,6 +397,7 @@ static int coroutine_fn write_reftable(BlockDriverState *bs, const Plan *plan)
     if (ret < 0 || !plan->table_moved) {
         return ret;
     }
+    bdrv_debug_event(bs->file, BLOCK_DEBUG_REFBLOCK_ALLOC_SWITCH_TABLE);
     ret = qcow2_header_co_write_reftable(bs, plan->table_offset,
                                          plan->table_clusters);
     return ret < 0 ? ret : bdrv_co_flush(bs->file->bs);
@@ -402,8 +405,10 @@ static int coroutine_fn write_reftable(BlockDriverState *bs, const Plan *plan)
 
 static int coroutine_fn write_plan(BlockDriverState *bs, const Plan *plan)
 {
-    int ret = write_all(bs, plan->step1);
+    int ret;
 
+    bdrv_debug_event(bs->file, BLOCK_DEBUG_REFBLOCK_UPDATE);
+    ret = write_all(bs, plan->step1);
     /* Table entries rely on their blocks, pointers on data and counts (Q2). */
     if (ret >= 0 && (plan->needs_barrier || plan->step2->len > 0)) {
         ret = bdrv_co_flush(bs->file->bs);
@@ -412,6 +417,7 @@ static int coroutine_fn write_plan(BlockDriverState *bs, const Plan *plan)
         ret = write_reftable(bs, plan);
     }
     if (ret >= 0) {
+        bdrv_debug_event(bs->file, BLOCK_DEBUG_L2_UPDATE);
         ret = write_all(bs, plan->step3);
     }
     if (ret >= 0 && plan->freed) {
@@ -469,6 +475,7 @@ static void coroutine_fn discard_batch(BlockDriverState *bs,
             }
             co_mutex_unlock(&q->lock);
             if (at > from) {
+                bdrv_debug_event(bs->file, BLOCK_DEBUG_CLUSTER_FREE);
                 /* A hint: freeing is complete without it. */
                 (void) bdrv_co_pdiscard(
                     bs->file, from, MIN(at, qcow2_file_length(q)) - from);

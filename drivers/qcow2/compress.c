@@ -29,6 +29,7 @@
  */
 #include "drivers/qcow2/compress.h"
 
+#include "block/io/debug_event.h"
 #include "block/io/io.h"
 #include "block/rt/buffer_pool.h"
 #include "block/rt/comutex.h"
@@ -288,6 +289,7 @@ static int coroutine_fn load_cluster(Qcow2Inflater *inflater, BdrvChild *file,
         return -ENOMEM;
     }
 
+    bdrv_debug_event(file, BLOCK_DEBUG_READ_COMPRESSED);
     ret = bdrv_co_pread(file, extent.host_offset, bytes, in, /* flags= */ 0);
     if (ret == 0) {
         job = (LoadJob) { inflater, in, bytes, out };

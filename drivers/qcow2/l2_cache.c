@@ -298,9 +298,11 @@ static int coroutine_fn read_slice(BlockDriverState *bs,
 {
     const Qcow2L2Cache *cache = &qcow2_state(bs)->l2;
     int64_t bytes = slice_bytes(cache);
-    int ret = bdrv_co_pread(bs->file, table->host_offset + index * bytes,
-                            bytes, slice->entry, 0);
+    int ret;
 
+    bdrv_debug_event(bs->file, BLOCK_DEBUG_L2_LOAD);
+    ret = bdrv_co_pread(bs->file, table->host_offset + index * bytes, bytes,
+                        slice->entry, 0);
     if (ret < 0) {
         return ret == -EINVAL ? -EIO : ret; /* past the end of the file */
     }

@@ -140,6 +140,7 @@ static int coroutine_fn write_in_place(BlockDriverState *bs,
         qcow2_mark_corrupt(bs, "an L2 entry points at metadata");
         return -EIO;
     }
+    bdrv_debug_event(bs->file, BLOCK_DEBUG_WRITE_AIO);
     ret = bdrv_co_pwritev(bs->file, run->host_offset, run->bytes, iov,
                           iov_offset, 0);
     if (ret >= 0) {

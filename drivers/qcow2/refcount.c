@@ -324,6 +324,7 @@ static int coroutine_fn read_block(BlockDriverState *bs, int64_t table_index,
         return -EIO;
     }
     data = g_malloc(q->cluster_bytes);
+    bdrv_debug_event(bs->file, BLOCK_DEBUG_REFBLOCK_LOAD);
     ret = bdrv_co_pread(bs->file, host_offset, q->cluster_bytes, data, 0);
     if (ret < 0) {
         return ret;
@@ -549,8 +550,10 @@ int coroutine_fn qcow2_alloc_clusters(BlockDriverState *bs, int64_t wanted,
 {
     Qcow2State *q = qcow2_state(bs);
     int64_t start, count;
-    int ret = alloc_run(bs, wanted, needed, &start, &count);
+    int ret;
 
+    bdrv_debug_event(bs->file, BLOCK_DEBUG_CLUSTER_ALLOC);
+    ret = alloc_run(bs, wanted, needed, &start, &count);
     qcow2_refcount_trim(bs);
     if (ret < 0) {
         return ret;

@@ -56,12 +56,15 @@ static int coroutine_fn switch_l1(BlockDriverState *bs, int64_t host_offset,
     Qcow2State *q = qcow2_state(bs);
     int64_t old_offset = q->header.l1_offset;
     int64_t old_bytes = q->header.l1_entries * 8;
-    int ret = bdrv_co_pwrite(bs->file, host_offset, entries * 8, image, 0);
+    int ret;
 
+    bdrv_debug_event(bs->file, BLOCK_DEBUG_L1_GROW_WRITE_TABLE);
+    ret = bdrv_co_pwrite(bs->file, host_offset, entries * 8, image, 0);
     if (ret >= 0) {
         ret = bdrv_co_flush(bs->file->bs);
     }
     if (ret >= 0) {
+        bdrv_debug_event(bs->file, BLOCK_DEBUG_L1_GROW_ACTIVATE_TABLE);
         ret = qcow2_header_co_write_l1(bs, q->header.size, host_offset,
                                        entries);
     }
@@ -116,6 +119,7 @@ static int coroutine_fn grow_l1(BlockDriverState *bs, int64_t entries)
     int64_t host_offset, got;
     int ret;
 
+    bdrv_debug_event(bs->file, BLOCK_DEBUG_L1_GROW_ALLOC_TABLE);
     co_mutex_lock(&q->lock);
     ret = qcow2_alloc_clusters(bs, clusters, clusters, &host_offset, &got);
     co_mutex_unlock(&q->lock);

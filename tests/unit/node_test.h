@@ -15,6 +15,7 @@
 #include "block/io/io.h"
 #include "block/io/status.h"
 #include "block/rt/aio_context.h"
+#include "block/rt/buffer_pool.h"
 #include "block/rt/thread_pool.h"
 #include "drivers/registry.h"
 
@@ -48,6 +49,7 @@ static inline int node_test_teardown(void **state)
 {
     thread_pool_shutdown();
     aio_context_free(*state);
+    buffer_pool_drain(); /* idle buffers are no leak */
     return 0;
 }
 

@@ -316,6 +316,105 @@ static void test_a_sticky_error_stays(void **state)
     memory_close(below);
 }
 
+#define QCOW2_JSON                                                       \
+    "{\"driver\":\"qcow2\",\"file\":{\"driver\":\"blkdebug\",\"file\":"    \
+    "{\"driver\":\"file\",\"filename\":\"%s\"}%s}}"
+
+/* An image of 4 MiB with one cluster of data; false: no qemu-img. */
+static bool make_qcow2(TestFile *file)
+{
+    g_autofree char *program = g_find_program_in_path("qemu-img");
+    g_autofree char *command = NULL;
+    BdrvChild *node;
+
+    if (program == NULL) {
+        print_message("skipped: no qemu-img\n");
+        return false;
+    }
+    *file = test_file_new(0, 0);
+    command = g_strdup_printf("qemu-img create -q -f qcow2 %s 4M",
+                              file->path);
+    assert_true(g_spawn_command_line_sync(command, NULL, NULL, NULL, NULL));
+    node = node_open(FILTER_FLAGS, QCOW2_JSON, file->path, "");
+    node_fill(node, 0, 65536, 'a');
+    bdrv_detach_child(node);
+    return true;
+}
+
+static void test_qcow2_announces_what_it_does(void **state)
+{
+    static const char *const reads[] = { "l2_load", "read_aio" };
+    static const char *const writes[] = { "write_aio", "l2_update",
+                                          "refblock_update" };
+    TestFile file;
+    uint8_t byte = 'b';
+
+    if (!make_qcow2(&file)) {
+        skip();
+    }
+    for (size_t i = 0; i < G_N_ELEMENTS(reads); i++) {
+        g_autofree char *rule = g_strdup_printf(
+            ",\"inject-error\":[{\"event\":\"%s\",\"once\":true}]",
+            reads[i]);
+        BdrvChild *node = node_open(FILTER_FLAGS, QCOW2_JSON, file.path,
+                                    rule);
+
+        assert_int_equal(bdrv_pread(node, 0, 1, &byte), -EIO);
+        assert_int_equal(bdrv_pread(node, 0, 1, &byte), 0);
+        assert_int_equal(byte, 'a');
+        bdrv_detach_child(node);
+    }
+    for (size_t i = 0; i < G_N_ELEMENTS(writes); i++) {
+        g_autofree char *rule = g_strdup_printf(
+            ",\"inject-error\":[{\"event\":\"%s\",\"once\":true}]",
+            writes[i]);
+        BdrvChild *node = node_open(FILTER_FLAGS, QCOW2_JSON, file.path,
+                                    rule);
+        int failures = bdrv_pwrite(node, (i + 1) * MIB, 1, &byte) == -EIO;
+
+        failures += bdrv_flush(node->bs) == -EIO;
+        assert_true(failures > 0);
+        bdrv_detach_child(node);
+    }
+    test_file_free(&file);
+}
+
+/* Whichever request fails, what was flushed before can be read after. */
+static void test_qcow2_survives_a_failure_of_any_request(void **state)
+{
+    TestFile file;
+    uint64_t index = 0;
+    bool was_reached = true;
+
+    if (!make_qcow2(&file)) {
+        skip();
+    }
+    for (; was_reached; index++) {
+        g_autofree char *option = g_strdup_printf(
+            ",\"inject-at\":%" G_GUINT64_FORMAT, index);
+        g_autoptr(GError) error = NULL;
+        BdrvChild *node = node_try_open(FILTER_FLAGS, &error, QCOW2_JSON,
+                                        file.path, option);
+        uint8_t byte = 'b';
+
+        if (node != NULL) {
+            int failures = bdrv_pwrite(node, MIB, 1, &byte) < 0;
+
+            failures += bdrv_pwrite_zeroes(node, MIB + 65536, 65536, 0) < 0;
+            failures += bdrv_flush(node->bs) < 0;
+            was_reached = failures > 0 ||
+                          specific_int(node->bs->file, "requests") >
+                              (int64_t)index;
+            bdrv_detach_child(node);
+        }
+        node = node_open(FILTER_FLAGS, QCOW2_JSON, file.path, "");
+        assert_node_reads(node, 0, 65536, 'a');
+        bdrv_detach_child(node);
+    }
+    assert_true(index > 5);
+    test_file_free(&file);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -332,6 +431,8 @@ int main(void)
         cmocka_unit_test(test_limits_are_forced),
         cmocka_unit_test(test_inject_at_walks_through_all_requests),
         cmocka_unit_test(test_a_sticky_error_stays),
+        cmocka_unit_test(test_qcow2_announces_what_it_does),
+        cmocka_unit_test(test_qcow2_survives_a_failure_of_any_request),
     };
 
     return cmocka_run_group_tests(tests, node_test_setup, node_test_teardown);
