@@ -26,7 +26,6 @@ case $DIFFTEST in
 *) DIFFTEST=$PWD/$DIFFTEST ;;
 esac
 
-mounts=
 loops=
 mount_count=0
 
@@ -72,14 +71,8 @@ need_loop() {
 mount_image() {
     mount_count=$((mount_count + 1))
     pid_file=$work/pid.$mount_count
-    for point; do :; done
     timeout 20 "$IMGFUSE" --pid-file "$pid_file" "$@" ||
         fail "imgfuse $* gives $?"
-    case $point in
-    /*) ;;
-    *) point=$PWD/$point ;;
-    esac
-    mounts="$point $mounts"
     daemon=$(cat "$pid_file")
 }
 
@@ -101,6 +94,9 @@ attach_loop() {
 detach_loop() {
     timeout 20 losetup -d "$loop"
     wait_until 50 loop_is_gone || fail "$loop stays attached"
+    # another test may get this device next: it is no longer ours to clean up
+    loops=" $loops "
+    loops=${loops/" $loop "/" "}
 }
 
 loop_is_gone() {
@@ -127,24 +123,26 @@ is_mounted() {
     grep -q " $1 fuse" /proc/self/mounts
 }
 
+# unmount_all PATTERN: lazily, the newest first.
+unmount_all() {
+    tac /proc/self/mounts | while read -r _ point _; do
+        case $point in
+        $1) timeout 20 umount -l "$point" 2> /dev/null ||
+                timeout 20 fusermount3 -uz "$point" ;;
+        esac
+    done
+}
+
 finish() {
     result=$?
     trap - EXIT INT TERM
     cd /
-    while read -r _ point _; do
-        case $point in
-        "$work"/fs*) timeout 20 umount -l "$point" ;;
-        esac
-    done < /proc/self/mounts
+    # file systems on loops first, then the loops, then what they lie on
+    unmount_all "$work/fs*"
     for device in $loops; do
         timeout 20 losetup -d "$device" 2> /dev/null
     done
-    for point in $mounts; do
-        if is_mounted "$point"; then
-            timeout 20 umount -l "$point" 2> /dev/null ||
-                timeout 20 fusermount3 -uz "$point"
-        fi
-    done
+    unmount_all "$work/*"
     for file in "$work"/pid.*; do
         [ -f "$file" ] || continue
         pid=$(cat "$file")
@@ -154,7 +152,7 @@ finish() {
             wait_until 50 process_is_gone "$pid" || kill -9 "$pid" ;;
         esac
     done
-    rm -rf "$work"
+    rm -rf --one-file-system "$work"
     exit "$result"
 }
 
