@@ -31,6 +31,7 @@
 #include "block/graph/drain.h"
 #include "block/graph/edge.h"
 #include "block/graph/node.h"
+#include "block/graph/op_blocker.h"
 #include "block/graph/open.h"
 #include "block/graph/perm.h"
 #include "block/graph/probe.h"
@@ -191,8 +192,11 @@ BlockBackend *blk_new(uint32_t perm, uint32_t shared, const char *user)
 bool blk_insert_node(BlockBackend *blk, BlockDriverState *bs, GError **error)
 {
     g_assert(blk->root == NULL);
+    /* Others may use it already: their requests look at permissions. */
+    bdrv_drained_begin(bs);
     blk->root = bdrv_root_attach_child(bdrv_ref(bs), "root", &blk_root_class,
                                        blk, blk->perm, blk->shared, error);
+    bdrv_drained_end(bs);
     return blk->root != NULL;
 }
 
@@ -497,7 +501,14 @@ int coroutine_fn blk_co_truncate(BlockBackend *blk, int64_t length, bool exact,
                         blk->user);
         return ret;
     }
-    ret = bdrv_co_truncate(blk->root, length, exact, prealloc, 0, error);
+    if (bdrv_op_is_blocked_now(&blk->root->bs->blocked_ops, BDRV_OP_RESIZE)) {
+        g_set_error(error, IMGFUSE_ERROR, IMGFUSE_ERROR_CONFLICT,
+                    "%s may not change the length now: something works on "
+                    "the image", blk->user);
+        ret = -EBUSY;
+    } else {
+        ret = bdrv_co_truncate(blk->root, length, exact, prealloc, 0, error);
+    }
     leave(blk);
     return ret;
 }

@@ -86,12 +86,14 @@ static bool default_reopen_prepare(BlockReopenState *state, GError **error)
 {
     BlockDriverState *bs = state->bs;
 
-    if (bs->drv->is_format || bs->drv->is_filter) {
+    if (bs->drv->is_format || bs->drv->is_filter ||
+        ((bs->open_flags ^ state->flags) &
+         (BDRV_O_RDWR | BDRV_O_NOCACHE)) == 0) {
         return true;
     }
     g_set_error(error, IMGFUSE_ERROR, IMGFUSE_ERROR_UNSUPPORTED,
-                "driver '%s' cannot change between read-only and read-write "
-                "while in use", bs->drv->format_name);
+                "driver '%s' cannot change how it opened its file while in "
+                "use", bs->drv->format_name);
     return false;
 }
 
@@ -186,10 +188,6 @@ static int64_t coroutine_fn sum_of_children(BlockDriverState *bs)
         any = true;
     }
     return any ? sum : -ENOTSUP;
-}
-
-static void coroutine_fn no_plug(BlockDriverState *bs)
-{
 }
 
 /* ---- filters forward ---------------------------------------------------- */
@@ -389,6 +387,7 @@ static void complete_io(BlockDriver *driver)
     COMPLETE(driver, co_pwritev, no_preadv);
     COMPLETE(driver, co_pwrite_zeroes, no_pwrite_zeroes);
     COMPLETE(driver, co_pdiscard, no_range);
+    driver->can_compress = driver->co_pwritev_compressed != NULL;
     COMPLETE(driver, co_pwritev_compressed, no_pwritev_compressed);
     COMPLETE(driver, co_block_status, data_block_status);
     COMPLETE(driver, co_flush_to_os, no_flush_needed);
@@ -398,8 +397,6 @@ static void complete_io(BlockDriver *driver)
     COMPLETE(driver, co_copy_range_from, bdrv_refuse_copy_range);
     COMPLETE(driver, co_copy_range_to, bdrv_refuse_copy_range);
     COMPLETE(driver, co_get_allocated_file_size, sum_of_children);
-    COMPLETE(driver, co_io_plug, no_plug);
-    COMPLETE(driver, co_io_unplug, no_plug);
     COMPLETE(driver, get_info, no_info);
     COMPLETE(driver, get_specific_info, no_specific_info);
     COMPLETE(driver, has_zero_init, no_zero_init);

@@ -66,6 +66,8 @@ typedef struct BlockPermOps {
                        uint32_t *ret_perm, uint32_t *ret_shared);
 } BlockPermOps;
 
+typedef struct BlockMeasure BlockMeasure;
+
 /*
  * Making a new image inside an empty file. Control plane. create: @file is a
  * backend with write and resize permission on a node of zero length (or a
@@ -77,6 +79,14 @@ typedef struct BlockCreateOps {
     const BlockOptionDesc *options; /* ended by a NULL name */
     bool (*create)(BlockBackend *file, int64_t length, BlockOptions *options,
                    GError **error);
+    /*
+     * How large would the file be (block/image/measure.h)? @source NULL: an
+     * empty image; else it is @length bytes long. @options as for create.
+     * NULL: cannot be told.
+     */
+    bool (*measure)(BlockBackend *source, int64_t length,
+                    BlockOptions *options, BlockMeasure *ret_measure,
+                    GError **error);
 } BlockCreateOps;
 
 /* What a check may repair, and what it found (block/image/check.h). */
@@ -127,6 +137,7 @@ struct BlockDriver {
     bool supports_backing;     /* unallocated falls through to bs->backing */
     bool needs_filename;       /* filename option is required (protocols) */
     bool has_variable_length;  /* ask getlength each time */
+    bool only_truncate_grows;  /* a write past the end is refused */
     bool flushes_children;     /* co_flush_to_disk does it, not the caller */
     /* Runtime options beside the common ones, ended by a NULL name. */
     const BlockOptionDesc *options;
@@ -212,6 +223,8 @@ struct BlockDriver {
     /* A hint: content becomes undefined or zero. -ENOTSUP is no error. */
     int coroutine_fn (*co_pdiscard)(BlockDriverState *bs, int64_t offset,
                                     int64_t bytes);
+    /* Registration sets it: co_pwritev_compressed is the driver's own. */
+    bool can_compress;
     /* One cluster (or the image's end), compressed. */
     int coroutine_fn (*co_pwritev_compressed)(BlockDriverState *bs,
                                               int64_t offset, int64_t bytes,
@@ -257,9 +270,10 @@ struct BlockDriver {
                                          BdrvRequestFlags flags);
     /* Bytes really used on the medium; -errno. Default: sum of children. */
     int64_t coroutine_fn (*co_get_allocated_file_size)(BlockDriverState *bs);
-    /* Submit the requests made between the two together. */
-    void coroutine_fn (*co_io_plug)(BlockDriverState *bs);
-    void coroutine_fn (*co_io_unplug)(BlockDriverState *bs);
+    /*
+     * There is no plugging: a context hands all requests of one turn of its
+     * loop to the kernel together anyway (block/rt/engine.h).
+     */
 
     /* -- facts ----------------------------------------------------------- */
     bool (*get_info)(BlockDriverState *bs, BlockDriverInfo *info);

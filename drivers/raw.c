@@ -17,6 +17,7 @@
 
 #include "block/graph/open.h"
 #include "block/image/create.h"
+#include "block/image/measure.h"
 #include "block/io/io.h"
 
 #include <errno.h>
@@ -93,6 +94,14 @@ static bool raw_open(BlockDriverState *bs, BlockOptions *options,
                          BDRV_CHILD_DATA | BDRV_CHILD_PRIMARY,
                          /* required= */ true, &bs->file, error) ||
         !set_window(bs, offset, size, error)) {
+        return false;
+    }
+    /* named "raw" an empty file is an image; guessed, it is a mistake */
+    if (bdrv_node_length(bs->file->bs) == 0 &&
+        ((flags | bs->open_flags) & BDRV_O_PROBED)) {
+        g_set_error(error, IMGFUSE_ERROR, IMGFUSE_ERROR_UNSUPPORTED,
+                    "the file is empty, there is no image in it; if that is "
+                    "meant, say so with --format raw");
         return false;
     }
     bs->supported_read_flags = bs->file->bs->supported_read_flags;
@@ -266,6 +275,22 @@ static bool raw_create(BlockBackend *file, int64_t length,
            image_create_resize(file, length, prealloc, error);
 }
 
+/* Holes count: a raw image is as long as what it shows. */
+static bool raw_measure(BlockBackend *source, int64_t length,
+                        BlockOptions *options, BlockMeasure *ret_measure,
+                        GError **error)
+{
+    int prealloc = PREALLOC_OFF;
+
+    if (!block_options_take_enum(options, "preallocation", prealloc_values,
+                                 &prealloc, error)) {
+        return false;
+    }
+    ret_measure->required = source ? length : align_up(length, 512);
+    ret_measure->fully_allocated = ret_measure->required;
+    return true;
+}
+
 static const BlockOptionDesc raw_create_options[] = {
     {
         .name = "preallocation",
@@ -280,6 +305,7 @@ static const BlockOptionDesc raw_create_options[] = {
 static const BlockCreateOps raw_create_ops = {
     .options = raw_create_options,
     .create = raw_create,
+    .measure = raw_measure,
 };
 
 const BlockDriver bdrv_raw = {

@@ -10,18 +10,24 @@
 #include "fuse/help.h"
 
 #include "block/driver.h"
+#include "block/graph/open.h"
 
 #include "fuse/cli_options.h"
 #include "fuse/cmd/cmd.h"
 #include "fuse/log.h"
 
 #include <stdio.h>
+#include <string.h>
+
+static const char *kind_of(const BlockDriver *driver)
+{
+    return driver->is_format ? "image format"
+           : driver->is_filter ? "filter" : "protocol";
+}
 
 static void show_driver(const BlockDriver *driver, void *opaque)
 {
-    printf("  %-16s %s\n", driver->format_name,
-           driver->is_format ? "image format"
-           : driver->is_filter ? "filter" : "protocol");
+    printf("  %-16s %s\n", driver->format_name, kind_of(driver));
 }
 
 static int show_all(void)
@@ -42,33 +48,128 @@ static int show_all(void)
     return 0;
 }
 
-static const char *type_text(BlockOptionType type)
+/* ---- options of drivers -------------------------------------------------- */
+
+/* What may stand behind the equals sign. The caller frees. */
+static char *values_text(const BlockOptionDesc *option)
 {
     static const char *const texts[] = {
         [BLOCK_OPTION_STRING] = "text",
         [BLOCK_OPTION_BOOL] = "on|off",
         [BLOCK_OPTION_NUMBER] = "number",
         [BLOCK_OPTION_SIZE] = "size",
-        [BLOCK_OPTION_ENUM] = "",
+        [BLOCK_OPTION_ENUM] = "text",
         [BLOCK_OPTION_CHILD] = "node",
     };
 
-    return texts[type];
+    if (option->type == BLOCK_OPTION_ENUM && option->values) {
+        return g_strjoinv("|", (char **)option->values);
+    }
+    return g_strdup(texts[option->type]);
 }
 
-static void show_option(const BlockOptionDesc *option)
+static bool has_options(const BlockOptionDesc *options)
 {
-    g_autofree char *values =
-        option->type == BLOCK_OPTION_ENUM && option->values
-        ? g_strjoinv("|", (char **)option->values)
-        : g_strdup(type_text(option->type));
+    return options && options[0].name;
+}
 
-    printf("  %s=%s\n      %s", option->name, values,
-           option->help ? option->help : "");
-    if (option->default_value) {
-        printf(" (default: %s)", option->default_value);
+static void show_options(const char *title, const BlockOptionDesc *options)
+{
+    if (!has_options(options)) {
+        return;
     }
-    printf("\n");
+    printf("\n%s:\n", title);
+    for (const BlockOptionDesc *option = options; option->name; option++) {
+        g_autofree char *values = values_text(option);
+
+        printf("  %s=%s\n      %s", option->name, values,
+               option->help ? option->help : "");
+        if (option->default_value) {
+            printf(" (default: %s)", option->default_value);
+        }
+        printf("%s\n", option->is_mutable ? "; may change while in use" : "");
+    }
+}
+
+static int show_one(const BlockDriver *driver)
+{
+    printf("%s: %s\n", driver->format_name, kind_of(driver));
+    show_options("Options of its own", driver->options);
+    if (driver->create) {
+        show_options("Options of 'imgfuse create -o'",
+                     driver->create->options);
+    }
+    show_options("Options of every node", bdrv_common_options);
+    return 0;
+}
+
+/* ---- the same for the man page ------------------------------------------- */
+
+/* @text so that roff shows it as it is. The caller frees. */
+static char *roff(const char *text)
+{
+    GString *escaped = g_string_new(NULL);
+
+    for (; *text; text++) {
+        if (*text == '\\') {
+            g_string_append(escaped, "\\e");
+        } else if (*text == '-') {
+            g_string_append(escaped, "\\-");
+        } else if (*text == '\'') {
+            g_string_append(escaped, "\\(aq");
+        } else {
+            g_string_append_c(escaped, *text);
+        }
+    }
+    return g_string_free(escaped, /* free_segment= */ FALSE);
+}
+
+static void man_options(const BlockOptionDesc *options)
+{
+    for (const BlockOptionDesc *option = options; option->name; option++) {
+        g_autofree char *values = values_text(option);
+        g_autofree char *name = roff(option->name);
+        g_autofree char *value = roff(values);
+        g_autofree char *help = roff(option->help ? option->help : "");
+        g_autofree char *fallback =
+            roff(option->default_value ? option->default_value : "");
+
+        printf(".TP\n\\fB%s\\fR=\\fI%s\\fR\n\\&%s", name, value, help);
+        if (option->default_value) {
+            printf(" (default: %s)", fallback);
+        }
+        printf("%s.\n", option->is_mutable ? "; may change while in use"
+                                           : "");
+    }
+}
+
+static void man_driver(const BlockDriver *driver, void *opaque)
+{
+    g_autofree char *name = roff(driver->format_name);
+
+    printf(".SS \"%s \\- %s\"\n", name, kind_of(driver));
+    if (has_options(driver->options)) {
+        man_options(driver->options);
+    } else {
+        printf("No options of its own.\n");
+    }
+    if (driver->create && has_options(driver->create->options)) {
+        printf(".PP\nOptions of\n.BR \"imgfuse create \\-o\" :\n");
+        man_options(driver->create->options);
+    }
+}
+
+/* The section DRIVERS, which the build puts into the man page. */
+static int show_man(void)
+{
+    printf(".SH DRIVERS\n"
+           "Options of the nodes of an image, as\n"
+           ".B \\-\\-image\\-opts\n"
+           "and json: names take them.\n"
+           ".SS \"Options of every node\"\n");
+    man_options(bdrv_common_options);
+    bdrv_foreach_driver(man_driver, NULL);
+    return 0;
 }
 
 int help_main(int argc, char **argv)
@@ -78,22 +179,14 @@ int help_main(int argc, char **argv)
     if (argc < 2) {
         return show_all();
     }
+    if (strcmp(argv[1], "--man") == 0) {
+        return show_man();
+    }
     driver = bdrv_find_format(argv[1]);
     if (!driver) {
         log_error("no driver is named '%s'; 'imgfuse help' lists them",
                   argv[1]);
         return 2;
     }
-    printf("%s: %s\n", driver->format_name,
-           driver->is_format ? "image format"
-           : driver->is_filter ? "filter" : "protocol");
-    if (!driver->options || !driver->options[0].name) {
-        printf("no options of its own\n");
-        return 0;
-    }
-    for (const BlockOptionDesc *option = driver->options; option->name;
-         option++) {
-        show_option(option);
-    }
-    return 0;
+    return show_one(driver);
 }

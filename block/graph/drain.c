@@ -12,8 +12,9 @@
  * per drain, because the graph may look different at its end.
  *
  * Always true outside a function of this file:
- *  D1  bs->quiesce_count is the number of drains of bs itself plus the number
- *      of quiesced edges from bs to children;
+ *  D1  bs->quiesce_count is the number of drains of bs itself (alone, in a
+ *      subtree, with all) plus the number of quiesced edges from bs to
+ *      children;
  *  D2  an edge is quiesced exactly while its node's count is above 0;
  *  D3  source_stops counts 1 for quiesce_count > 0, and 1 for each drain of a
  *      node above; the driver is stopped exactly while it is above 0.
@@ -33,8 +34,14 @@ typedef struct DrainSection {
     GPtrArray *stopped; /* nodes below, one count of each */
 } DrainSection;
 
+/* The same for a subtree, or for all nodes. */
+typedef struct ManySection {
+    BlockDriverState *root; /* NULL: all */
+    GPtrArray *nodes;       /* one count of each */
+} ManySection;
+
 static GPtrArray *sections;     /* of DrainSection *, innermost last */
-static GPtrArray *all_sections; /* of GPtrArray * of nodes: drain_all */
+static GPtrArray *many_sections; /* of ManySection *, innermost last */
 
 /* Who waits for requests to end, and the kicks on their way to it. Atomic. */
 static AioContext *waiting_context;
@@ -246,23 +253,20 @@ void bdrv_drained_end(BlockDriverState *bs)
     g_free(section);
 }
 
-/* ---- everything --------------------------------------------------------- */
+/* ---- many nodes at once -------------------------------------------------- */
 
-static void collect_node(BlockDriverState *bs, void *opaque)
-{
-    g_ptr_array_add(opaque, bdrv_ref(bs));
-}
-
-void bdrv_drain_all_begin(void)
+/* Takes over @nodes, each with one count. */
+static void begin_many(BlockDriverState *root, GPtrArray *nodes)
 {
     AioContext *ctx = this_context();
-    GPtrArray *nodes = g_ptr_array_new();
+    ManySection *section = g_new0(ManySection, 1);
 
-    bdrv_foreach_node(collect_node, nodes);
-    if (all_sections == NULL) {
-        all_sections = g_ptr_array_new();
+    section->root = root;
+    section->nodes = nodes;
+    if (many_sections == NULL) {
+        many_sections = g_ptr_array_new();
     }
-    g_ptr_array_add(all_sections, nodes);
+    g_ptr_array_add(many_sections, section);
     for (guint i = 0; i < nodes->len; i++) {
         quiesce(nodes->pdata[i]);
     }
@@ -271,14 +275,29 @@ void bdrv_drain_all_begin(void)
     }
 }
 
-void bdrv_drain_all_end(void)
+static ManySection *take_many(const BlockDriverState *root)
 {
-    GPtrArray *nodes = g_ptr_array_remove_index(all_sections,
-                                                all_sections->len - 1);
+    ManySection *section = NULL;
 
-    if (all_sections->len == 0) {
-        g_clear_pointer(&all_sections, g_ptr_array_unref);
+    for (guint i = many_sections->len; i-- > 0 && section == NULL;) {
+        ManySection *candidate = many_sections->pdata[i];
+
+        if (candidate->root == root) {
+            section = g_ptr_array_remove_index(many_sections, i);
+        }
     }
+    g_assert(section != NULL);
+    if (many_sections->len == 0) {
+        g_clear_pointer(&many_sections, g_ptr_array_unref);
+    }
+    return section;
+}
+
+static void end_many(const BlockDriverState *root)
+{
+    ManySection *section = take_many(root);
+    GPtrArray *nodes = section->nodes;
+
     for (guint i = 0; i < nodes->len; i++) {
         unquiesce(nodes->pdata[i]);
     }
@@ -286,4 +305,49 @@ void bdrv_drain_all_end(void)
         bdrv_unref(nodes->pdata[i]);
     }
     g_ptr_array_free(nodes, /* free_segment= */ TRUE);
+    g_free(section);
+}
+
+static void collect_below(BlockDriverState *bs, GPtrArray *nodes)
+{
+    if (g_ptr_array_find(nodes, bs, NULL)) {
+        return;
+    }
+    g_ptr_array_add(nodes, bdrv_ref(bs));
+    for (guint i = 0; i < bs->children->len; i++) {
+        const BdrvChild *child = bs->children->pdata[i];
+
+        collect_below(child->bs, nodes);
+    }
+}
+
+void bdrv_subtree_drained_begin(BlockDriverState *bs)
+{
+    GPtrArray *nodes = g_ptr_array_new();
+
+    collect_below(bs, nodes);
+    begin_many(bs, nodes);
+}
+
+void bdrv_subtree_drained_end(BlockDriverState *bs)
+{
+    end_many(bs);
+}
+
+static void collect_node(BlockDriverState *bs, void *opaque)
+{
+    g_ptr_array_add(opaque, bdrv_ref(bs));
+}
+
+void bdrv_drain_all_begin(void)
+{
+    GPtrArray *nodes = g_ptr_array_new();
+
+    bdrv_foreach_node(collect_node, nodes);
+    begin_many(/* root= */ NULL, nodes);
+}
+
+void bdrv_drain_all_end(void)
+{
+    end_many(/* root= */ NULL);
 }

@@ -16,6 +16,13 @@
 void bdrv_drained_begin(BlockDriverState *bs);
 void bdrv_drained_end(BlockDriverState *bs);
 
+/*
+ * The same for @bs and all nodes below: users that reach one of them on other
+ * ways are held back, too. The end is for the nodes of the begin.
+ */
+void bdrv_subtree_drained_begin(BlockDriverState *bs);
+void bdrv_subtree_drained_end(BlockDriverState *bs);
+
 /* The same for all nodes there are. */
 void bdrv_drain_all_begin(void);
 void bdrv_drain_all_end(void);

@@ -250,6 +250,7 @@ static BdrvChild *edge_new(const char *name, const BdrvChildClass *klass,
 
 static void edge_free(BdrvChild *child)
 {
+    g_free(child->frozen_reason);
     g_free(child->name);
     g_free(child);
 }
@@ -264,6 +265,41 @@ static bool refresh_parent_limits(BdrvChild *child, GError **error)
     }
     return bdrv_refresh_limits(parent, error);
 }
+
+/* ---- frozen edges -------------------------------------------------------- */
+
+bool bdrv_child_check_not_frozen(const BdrvChild *child, GError **error)
+{
+    if (child->frozen) {
+        g_set_error(error, IMGFUSE_ERROR, IMGFUSE_ERROR_CONFLICT,
+                    "the %s of node '%s' may not change now: %s", child->name,
+                    child->klass->parent_is_bs
+                    ? ((BlockDriverState *)child->parent)->node_name
+                    : child->bs->node_name,
+                    child->frozen_reason != NULL
+                    ? child->frozen_reason : "a job works on it");
+        return false;
+    }
+    return true;
+}
+
+bool bdrv_child_freeze(BdrvChild *child, const char *reason, GError **error)
+{
+    if (!bdrv_child_check_not_frozen(child, error)) {
+        return false;
+    }
+    child->frozen = true;
+    child->frozen_reason = g_strdup(reason);
+    return true;
+}
+
+void bdrv_child_unfreeze(BdrvChild *child)
+{
+    child->frozen = false;
+    g_clear_pointer(&child->frozen_reason, g_free);
+}
+
+/* ---- attaching and detaching --------------------------------------------- */
 
 BdrvChild *bdrv_attach_child(BlockDriverState *parent,
                              BlockDriverState *child_bs, const char *name,
@@ -337,8 +373,18 @@ void bdrv_detach_child(BdrvChild *child)
 /* Moves @child without asking permissions; both nodes stay counted. */
 static void move_edge(BdrvChild *child, BlockDriverState *to)
 {
-    unlink_node(child);
+    bool was_quiesced = child->quiesced;
+
+    /*
+     * The new node's drain begins for the parent before the old one's ends:
+     * in between it would send requests.
+     */
+    g_ptr_array_remove(child->bs->parents, child);
+    child->quiesced = false;
     link_node(child, to);
+    if (was_quiesced && child->klass->drained_end != NULL) {
+        child->klass->drained_end(child);
+    }
     if (child->klass->parent_is_bs) {
         update_depth(child->parent);
     }
@@ -362,7 +408,8 @@ static bool try_move_edge(BdrvChild *child, BlockDriverState *to,
         return false;
     }
     move_edge(child, bdrv_ref(to));
-    if (!bdrv_refresh_perms(to, error) ||
+    /* Above @to, @from still holds what it needed for @child: both at once. */
+    if (!bdrv_refresh_perms(bdrv_reaches(from, to) ? from : to, error) ||
         !refresh_parent_limits(child, error)) {
         move_edge(child, from);
         bdrv_unref(to);
@@ -376,26 +423,13 @@ static bool try_move_edge(BdrvChild *child, BlockDriverState *to,
     return true;
 }
 
-static bool check_not_frozen(const BdrvChild *child, GError **error)
-{
-    if (child->frozen) {
-        g_set_error(error, IMGFUSE_ERROR, IMGFUSE_ERROR_CONFLICT,
-                    "the %s of node '%s' may not change now", child->name,
-                    child->klass->parent_is_bs
-                    ? ((BlockDriverState *)child->parent)->node_name
-                    : child->bs->node_name);
-        return false;
-    }
-    return true;
-}
-
 bool bdrv_replace_child(BdrvChild *child, BlockDriverState *new_bs,
                         GError **error)
 {
     BlockDriverState *old_bs = child->bs;
     bool moved;
 
-    if (!check_not_frozen(child, error)) {
+    if (!bdrv_child_check_not_frozen(child, error)) {
         return false;
     }
     bdrv_ref(old_bs);
@@ -428,7 +462,7 @@ static GPtrArray *edges_to_move(BlockDriverState *from, BlockDriverState *to,
             (edge->klass->parent_is_bs && bdrv_reaches(to, edge->parent))) {
             continue;
         }
-        if (!check_not_frozen(edge, error)) {
+        if (!bdrv_child_check_not_frozen(edge, error)) {
             return NULL;
         }
         g_ptr_array_add(edges, edge);
@@ -469,6 +503,57 @@ bool bdrv_replace_node(BlockDriverState *from, BlockDriverState *to,
     return n_moved == edges->len;
 }
 
+/* ---- the backing file ---------------------------------------------------- */
+
+static bool may_have_backing(const BlockDriverState *bs, GError **error)
+{
+    const BlockDriver *drv = bs->drv;
+
+    if (drv != NULL &&
+        (drv->supports_backing || drv->filtered_child_is_backing)) {
+        return true;
+    }
+    g_set_error(error, IMGFUSE_ERROR, IMGFUSE_ERROR_UNSUPPORTED,
+                "node '%s' has no backing files", bs->node_name);
+    return false;
+}
+
+static bool attach_backing(BlockDriverState *bs, BlockDriverState *backing,
+                           GError **error)
+{
+    BdrvChildRole role = bs->drv->is_filter
+        ? BDRV_CHILD_FILTERED | BDRV_CHILD_PRIMARY : BDRV_CHILD_COW;
+
+    return bdrv_attach_child(bs, bdrv_ref(backing), "backing", role,
+                             error) != NULL;
+}
+
+bool bdrv_set_backing(BlockDriverState *bs, BlockDriverState *backing,
+                      GError **error)
+{
+    BdrvChild *edge = bs->backing;
+    bool ok = true;
+
+    if (!may_have_backing(bs, error) ||
+        (edge != NULL && !bdrv_child_check_not_frozen(edge, error))) {
+        return false;
+    }
+    if (edge != NULL && backing != NULL) {
+        return edge->bs == backing || bdrv_replace_child(edge, backing, error);
+    }
+    bdrv_drained_begin(bs);
+    if (backing != NULL) {
+        ok = attach_backing(bs, backing, error);
+    } else {
+        bdrv_detach_child(edge);
+    }
+    if (ok) {
+        bdrv_refresh_filename(bs);
+    }
+    bdrv_drained_end(bs);
+    return ok;
+}
+
 /* ---- children that come and go ------------------------------------------ */
 
 static bool check_children_change(const BlockDriverState *parent,
@@ -493,6 +578,7 @@ bool bdrv_add_child(BlockDriverState *parent, BlockDriverState *child_bs,
     }
     bdrv_drained_begin(parent);
     ok = parent->drv->children->add_child(parent, bdrv_ref(child_bs), error);
+    bdrv_refresh_filename(parent);
     bdrv_drained_end(parent);
     return ok;
 }
@@ -503,11 +589,12 @@ bool bdrv_del_child(BlockDriverState *parent, BdrvChild *child,
     bool ok;
 
     if (!check_children_change(parent, error) ||
-        !check_not_frozen(child, error)) {
+        !bdrv_child_check_not_frozen(child, error)) {
         return false;
     }
     bdrv_drained_begin(parent);
     ok = parent->drv->children->del_child(parent, child, error);
+    bdrv_refresh_filename(parent);
     bdrv_drained_end(parent);
     return ok;
 }

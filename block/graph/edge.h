@@ -27,7 +27,6 @@ struct BdrvChildClass {
     void (*detach)(BdrvChild *child);
     void (*change_media)(BdrvChild *child);
     void (*resize)(BdrvChild *child);
-    void (*update_filename)(BdrvChild *child, BlockDriverState *base);
     /* begin: send no new requests. polled: are some still in flight? */
     void (*drained_begin)(BdrvChild *child);
     bool (*drained_poll)(BdrvChild *child);
@@ -44,6 +43,7 @@ struct BdrvChild {
     uint32_t shared;
     uint32_t granted; /* shared beyond that, for as long as a job says so */
     bool frozen;    /* may be neither replaced nor detached */
+    char *frozen_reason; /* "commit 'job0' works on it"; NULL: not said */
     bool quiesced;  /* the parent has been told to drain over this edge */
 };
 
@@ -67,7 +67,10 @@ BdrvChild *bdrv_root_attach_child(BlockDriverState *child_bs, const char *name,
                                   uint32_t perm, uint32_t shared,
                                   GError **error);
 
-/* Removes the edge and gives up its count. NULL is harmless. */
+/*
+ * Removes the edge and gives up its count. NULL is harmless. The edge is not
+ * frozen: callers that cannot know ask bdrv_child_check_not_frozen().
+ */
 void bdrv_detach_child(BdrvChild *child);
 
 /*
@@ -79,6 +82,27 @@ bool bdrv_add_child(BlockDriverState *parent, BlockDriverState *child_bs,
                     GError **error);
 bool bdrv_del_child(BlockDriverState *parent, BdrvChild *child,
                     GError **error);
+
+/*
+ * bdrv_child_freeze:
+ * Until bdrv_child_unfreeze() whoever wants to replace or detach the edge gets
+ * CONFLICT with @reason ("a job works on it"; may be NULL). CONFLICT when it
+ * is frozen already.
+ */
+bool bdrv_child_freeze(BdrvChild *child, const char *reason, GError **error);
+void bdrv_child_unfreeze(BdrvChild *child);
+
+/* CONFLICT with the reason when @child is frozen. */
+bool bdrv_child_check_not_frozen(const BdrvChild *child, GError **error);
+
+/*
+ * bdrv_set_backing:
+ * @backing (NULL: none) becomes what @bs reads where it has nothing; whatever
+ * was there is let go. Images' headers are not touched: that is
+ * block/image/chain.h. UNSUPPORTED for nodes without backing files.
+ */
+bool bdrv_set_backing(BlockDriverState *bs, BlockDriverState *backing,
+                      GError **error);
 
 /* Lets the edge end at @new_bs; both are drained meanwhile. */
 bool bdrv_replace_child(BdrvChild *child, BlockDriverState *new_bs,

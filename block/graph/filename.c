@@ -164,33 +164,112 @@ static bool has_strong_options(const BlockDriverState *bs)
     return false;
 }
 
+/* One file under two names? Links are followed; missing files are not. */
+static bool is_same_path(const char *a, const char *b)
+{
+    char *real_a = realpath(a, NULL);
+    char *real_b = realpath(b, NULL);
+    bool same = real_a != NULL && real_b != NULL
+        ? strcmp(real_a, real_b) == 0 : strcmp(a, b) == 0;
+
+    free(real_a);
+    free(real_b);
+    return same;
+}
+
+/* The path that a plain name or "file:NAME" means. */
+static const char *path_of(const char *name)
+{
+    const char *rest;
+
+    return g_str_has_prefix(name, "file:") &&
+           filename_protocol(name, &rest) != NULL ? rest : name;
+}
+
+/* Would the format that @bs's header names (or probing) give this @backing? */
+static bool header_means_format(const BlockDriverState *bs,
+                                BlockDriverState *backing)
+{
+    const BlockDriverState *image = bdrv_skip_filters(backing);
+    const char *format = bs->backing_format;
+
+    if (image->drv == NULL) {
+        return false;
+    }
+    if (format == NULL) {
+        return image->probed || strcmp(image->drv->format_name, "raw") != 0;
+    }
+    if (strcmp(format, "file") == 0 || strcmp(format, "host_device") == 0) {
+        format = "raw"; /* as it was written long ago */
+    }
+    return strcmp(format, image->drv->format_name) == 0;
+}
+
+/* Would @bs, opened by its own name, get another backing file, or none? */
+static bool backing_is_overridden(const BlockDriverState *bs)
+{
+    BlockDriverState *backing;
+    g_autofree char *path = NULL;
+
+    if (!bs->drv->supports_backing) {
+        return false;
+    }
+    if (bs->backing == NULL || bs->backing_name == NULL) {
+        return bs->backing != NULL ||
+               (bs->backing_name != NULL &&
+                !(bs->open_flags & BDRV_O_NO_BACKING));
+    }
+    backing = bs->backing->bs;
+    if (backing->exact_filename == NULL ||
+        !header_means_format(bs, backing)) {
+        return true;
+    }
+    if (filename_protocol(bs->backing_name, NULL) != NULL) {
+        path = g_strdup(path_of(bs->backing_name));
+    } else {
+        path = filename_combine(bs->file != NULL ? bs->file->bs->directory
+                                                 : bs->directory,
+                                bs->backing_name);
+    }
+    return !is_same_path(path, path_of(backing->exact_filename));
+}
+
 /* Did the user, not the image, say what @child is? */
 static bool child_is_overridden(const BlockDriverState *bs,
                                 const BdrvChild *child)
 {
+    if (child == bs->backing && bs->drv->supports_backing) {
+        return backing_is_overridden(bs);
+    }
     return child != bs->file &&
-           has_child_options(bs->explicit_options, child->name);
+           (child == bs->backing ||
+            has_child_options(bs->explicit_options, child->name));
 }
 
 /* The exact name by the rule above; NULL when there is none. */
 static const char *default_exact_filename(const BlockDriverState *bs)
 {
-    if (bs->drv == NULL || has_strong_options(bs)) {
+    const BdrvChild *main_child;
+
+    if (bs->drv == NULL || bs->temporary || has_strong_options(bs)) {
         return NULL;
     }
-    if (bs->file == NULL) {
+    main_child = bs->drv->filtered_child_is_backing ? bs->backing : bs->file;
+    if (main_child == NULL) {
         return bs->exact_filename != NULL
             ? bs->exact_filename : block_options_peek(bs->options, "filename");
     }
-    if (has_child_options(bs->explicit_options, "backing")) {
+    if (backing_is_overridden(bs)) {
         return NULL;
     }
     for (guint i = 0; i < bs->children->len; i++) {
-        if (child_is_overridden(bs, bs->children->pdata[i])) {
+        const BdrvChild *child = bs->children->pdata[i];
+
+        if (child != main_child && child_is_overridden(bs, child)) {
             return NULL;
         }
     }
-    return bs->file->bs->exact_filename;
+    return main_child->bs->exact_filename;
 }
 
 /* Adds the options of @bs that open it, below @prefix. */
@@ -220,6 +299,11 @@ static void gather_options(const BlockDriverState *bs, const char *prefix,
         if (child == bs->file || child_is_overridden(bs, child)) {
             gather_options(child->bs, child_prefix, all);
         }
+    }
+    if (bs->drv != NULL && bs->backing == NULL && backing_is_overridden(bs)) {
+        g_autofree char *backing_key = g_strconcat(prefix, "backing", NULL);
+
+        block_options_set_string(all, backing_key, ""); /* none */
     }
     if (bs->drv != NULL) {
         block_options_set_string(all, driver_key, bs->drv->format_name);

@@ -144,6 +144,7 @@ static void node_free(BlockDriverState *bs)
         g_ptr_array_free(all_nodes, /* free_segment= */ TRUE);
         all_nodes = NULL;
     }
+    g_assert(bs->op_blockers == NULL); /* who blocks holds a count */
     bdrv_tracker_free(bs->tracker);
     bdrv_flush_state_free(bs->flush);
     bdrv_status_cache_free(bs->status_cache);
@@ -190,6 +191,9 @@ const char *bdrv_name(const BlockDriverState *bs)
 {
     const BlockDriverState *leaf = bs;
 
+    if (bs->temporary && bs->backing != NULL) {
+        return bdrv_name(bs->backing->bs);
+    }
     while (leaf->exact_filename == NULL && leaf->file != NULL) {
         leaf = leaf->file->bs;
     }

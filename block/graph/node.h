@@ -40,6 +40,8 @@ struct BlockDriverState {
     bool force_share;
     bool probed;
     bool encrypted;
+    bool inactive;  /* handed over: requests are -EPERM (inactivate.h) */
+    bool temporary; /* overlay on an unlinked file: named after its backing */
     BdrvChild *file;    /* primary or filtered child, NULL for protocols */
     BdrvChild *backing; /* cow child, or NULL */
     GPtrArray *children; /* of BdrvChild *, in order of attaching */
@@ -54,6 +56,7 @@ struct BlockDriverState {
     char *backing_name;   /* as the image's header says, or NULL */
     char *backing_format; /* likewise */
     unsigned quiesce_count; /* > 0 while drained */
+    GPtrArray *op_blockers; /* NULL: none (op_blocker.h) */
     GPtrArray *dirty_bitmaps; /* of BdrvDirtyBitmap *, NULL: none (bitmap.h) */
     unsigned source_stops;  /* > 0: the driver's drain_begin was called */
     int chain_depth;        /* edges to the deepest leaf, for BDRV_MAX_DEPTH */
@@ -64,6 +67,7 @@ struct BlockDriverState {
     int64_t length;             /* bytes; bdrv_length() */
     uint64_t write_generation;  /* completed writes so far */
     int copy_on_read;           /* > 0: reads fill this layer */
+    uint32_t blocked_ops;       /* bit n: BdrvOp n is blocked */
 
     BdrvTracker *tracker;       /* requests in flight */
     BdrvFlushState *flush;      /* shared flushes, sticky error */

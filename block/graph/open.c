@@ -33,6 +33,39 @@
 
 OpenContext *open_context;
 
+/* In the order of the flag, and of BdrvDetectZeroes. */
+static const char *const discard_values[] = {"ignore", "unmap", NULL};
+static const char *const zeroes_values[] = {"off", "on", "unmap", NULL};
+
+const BlockOptionDesc bdrv_common_options[] = {
+    { .name = "driver", .type = BLOCK_OPTION_STRING,
+      .help = "name of the driver; formats are probed without" },
+    { .name = "node-name", .type = BLOCK_OPTION_STRING,
+      .help = "name by which other nodes' options may refer to this one" },
+    { .name = "read-only", .type = BLOCK_OPTION_BOOL, .is_mutable = true,
+      .help = "whether it may not be written; default: the user's choice" },
+    { .name = "auto-read-only", .type = BLOCK_OPTION_BOOL,
+      .default_value = "off",
+      .help = "open read-only what the system does not let us write" },
+    { .name = "force-share", .type = BLOCK_OPTION_BOOL,
+      .default_value = "off",
+      .help = "neither take nor respect image locks; needs read-only" },
+    { .name = "cache.direct", .type = BLOCK_OPTION_BOOL, .is_mutable = true,
+      .help = "bypass the page cache (O_DIRECT); default: by --cache" },
+    { .name = "cache.no-flush", .type = BLOCK_OPTION_BOOL,
+      .is_mutable = true,
+      .help = "drop flush requests; default: by --cache" },
+    { .name = "discard", .type = BLOCK_OPTION_ENUM, .is_mutable = true,
+      .values = discard_values,
+      .help = "what a discard does; default: by --discard" },
+    { .name = "detect-zeroes", .type = BLOCK_OPTION_ENUM,
+      .is_mutable = true, .values = zeroes_values, .default_value = "off",
+      .help = "store written zeros without data" },
+    { .name = "snapshot", .type = BLOCK_OPTION_BOOL, .default_value = "off",
+      .help = "of the root only: write to a temporary overlay" },
+    { .name = NULL },
+};
+
 /* Options that every node has; flags hold the rest of them. */
 typedef struct CommonOptions {
     char *node_name;
@@ -78,26 +111,18 @@ static bool take_flag(BlockOptions *options, const char *key,
     return true;
 }
 
-static bool take_common(BlockOptions *options, BdrvOpenFlags *flags,
-                        CommonOptions *common, GError **error)
+bool open_take_mutable(BlockOptions *options, BdrvOpenFlags *flags,
+                       BdrvDetectZeroes *detect_zeroes, GError **error)
 {
-    static const char *const discard_values[] = {"ignore", "unmap", NULL};
-    static const char *const zeroes_values[] = {"off", "on", "unmap", NULL};
     int discard = (*flags & BDRV_O_UNMAP) != 0;
-    int zeroes = BDRV_DETECT_ZEROES_OFF;
+    int zeroes = (int)*detect_zeroes;
 
-    if (!block_options_take_string(options, "node-name", &common->node_name,
-                                   error) ||
-        !take_flag(options, "read-only", BDRV_O_RDWR, /* inverted= */ true,
+    if (!take_flag(options, "read-only", BDRV_O_RDWR, /* inverted= */ true,
                    flags, error) ||
         !take_flag(options, "cache.direct", BDRV_O_NOCACHE, false, flags,
                    error) ||
         !take_flag(options, "cache.no-flush", BDRV_O_NO_FLUSH, false, flags,
                    error) ||
-        !take_flag(options, "force-share", BDRV_O_FORCE_SHARE, false, flags,
-                   error) ||
-        !block_options_take_bool(options, "auto-read-only",
-                                 &common->auto_read_only, error) ||
         !block_options_take_enum(options, "discard", discard_values, &discard,
                                  error) ||
         !block_options_take_enum(options, "detect-zeroes", zeroes_values,
@@ -105,7 +130,22 @@ static bool take_common(BlockOptions *options, BdrvOpenFlags *flags,
         return false;
     }
     set_flag(flags, BDRV_O_UNMAP, discard);
-    common->detect_zeroes = (BdrvDetectZeroes)zeroes;
+    *detect_zeroes = (BdrvDetectZeroes)zeroes;
+    return true;
+}
+
+static bool take_common(BlockOptions *options, BdrvOpenFlags *flags,
+                        CommonOptions *common, GError **error)
+{
+    if (!block_options_take_string(options, "node-name", &common->node_name,
+                                   error) ||
+        !take_flag(options, "force-share", BDRV_O_FORCE_SHARE, false, flags,
+                   error) ||
+        !block_options_take_bool(options, "auto-read-only",
+                                 &common->auto_read_only, error) ||
+        !open_take_mutable(options, flags, &common->detect_zeroes, error)) {
+        return false;
+    }
     if ((*flags & BDRV_O_FORCE_SHARE) && (*flags & BDRV_O_RDWR)) {
         g_set_error(error, IMGFUSE_ERROR, IMGFUSE_ERROR_OPTION,
                     "force-share needs a read-only open");
@@ -139,7 +179,7 @@ static const BlockDriver *find_driver(const char *name, GError **error)
     g_ptr_array_sort(names, compare_names);
     g_ptr_array_add(names, NULL);
     list = g_strjoinv(", ", (char **)names->pdata);
-    g_set_error(error, IMGFUSE_ERROR, IMGFUSE_ERROR_OPTION,
+    g_set_error(error, IMGFUSE_ERROR, IMGFUSE_ERROR_NOT_FOUND,
                 "unknown format '%s'; known formats: %s", name, list);
     return NULL;
 }
@@ -389,6 +429,7 @@ static bool finish_node(BlockDriverState *bs, BlockOptions *options,
         !check_leftovers(bs, options, error)) {
         return false;
     }
+    bdrv_refresh_filename(bs); /* whether a plain name does depends on it */
     /* open may have changed its mind about writing. */
     return bdrv_refresh_perms(bs, error);
 }
@@ -448,6 +489,24 @@ static BlockDriverState *open_common(const char *filename,
     return open_node(driver, options, explicit_options, common, flags, error);
 }
 
+/* What a json: name says joins @options, and *@filename is NULL then. */
+static bool join_json_name(const char **filename, BlockOptions *options,
+                           GError **error)
+{
+    g_autoptr(BlockOptions) parsed = NULL;
+
+    if (*filename == NULL || !filename_is_json(*filename)) {
+        return true;
+    }
+    parsed = block_options_from_json(filename_json(*filename), error);
+    if (parsed == NULL) {
+        return false;
+    }
+    block_options_join(options, parsed);
+    *filename = NULL;
+    return true;
+}
+
 BlockDriverState *open_tree(const char *filename, BlockOptions *options,
                             BdrvOpenFlags flags, GError **error)
 {
@@ -459,15 +518,8 @@ BlockDriverState *open_tree(const char *filename, BlockOptions *options,
     if (own == NULL) {
         own = block_options_new();
     }
-    if (filename != NULL && filename_is_json(filename)) {
-        g_autoptr(BlockOptions) parsed =
-            block_options_from_json(filename_json(filename), error);
-
-        if (parsed == NULL) {
-            return NULL;
-        }
-        block_options_join(own, parsed);
-        filename = NULL;
+    if (!join_json_name(&filename, own, error)) {
+        return NULL;
     }
     explicit_options = block_options_copy(own);
     if (take_common(own, &flags, &common, error)) {
@@ -476,6 +528,24 @@ BlockDriverState *open_tree(const char *filename, BlockOptions *options,
     }
     g_free(common.node_name);
     return bs;
+}
+
+/* The root: below its overlay when `snapshot` says so. */
+static BlockDriverState *open_root(const char *filename, BlockOptions *options,
+                                   BdrvOpenFlags flags, GError **error)
+{
+    g_autoptr(BlockOptions) own = options;
+    bool snapshot = false;
+
+    if (!join_json_name(&filename, own, error) ||
+        !block_options_take_bool(own, "snapshot", &snapshot, error)) {
+        return NULL;
+    }
+    if (snapshot && (flags & BDRV_O_RDWR)) {
+        return open_temporary_overlay(filename, g_steal_pointer(&own), flags,
+                                      error);
+    }
+    return open_tree(filename, g_steal_pointer(&own), flags, error);
 }
 
 BlockDriverState *bdrv_open(const char *filename, BlockOptions *options,
@@ -487,7 +557,8 @@ BlockDriverState *bdrv_open(const char *filename, BlockOptions *options,
     BlockDriverState *bs;
 
     open_context_enter(&context, policy);
-    bs = open_tree(filename, options, flags, &local_error);
+    bs = open_root(filename, options != NULL ? options : block_options_new(),
+                   flags, &local_error);
     open_context_leave(&context);
     if (bs == NULL) {
         g_propagate_error(error, g_steal_pointer(&local_error));

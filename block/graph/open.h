@@ -9,7 +9,11 @@
 #ifndef BLOCK_GRAPH_OPEN_H
 #define BLOCK_GRAPH_OPEN_H
 
+#include "block/graph/options.h"
 #include "block/types.h"
+
+/* Options of every node, beside its driver's; ended by a NULL name. */
+extern const BlockOptionDesc bdrv_common_options[];
 
 /*
  * bdrv_open:
@@ -18,6 +22,8 @@
  * what images name; NULL allows nothing beyond the image's own folder.
  * The error says which layer it is about and how it was reached.
  * BDRV_O_PROBED is set in the node's open_flags when the format was guessed.
+ * With option `snapshot` (of the root only) and BDRV_O_RDWR, what is written goes
+ * to a temporary overlay, and the image is opened read-only.
  */
 BlockDriverState *bdrv_open(const char *filename, BlockOptions *options,
                             BdrvOpenFlags flags, ReferencePolicy *policy,

@@ -9,6 +9,7 @@
 #ifndef BLOCK_GRAPH_OPEN_INTERNAL_H
 #define BLOCK_GRAPH_OPEN_INTERNAL_H
 
+#include "block/graph/node.h"
 #include "block/types.h"
 
 typedef struct OpenContext {
@@ -34,9 +35,25 @@ void open_context_leave(OpenContext *context);
 BlockDriverState *open_tree(const char *filename, BlockOptions *options,
                             BdrvOpenFlags flags, GError **error);
 
+/*
+ * Takes the common options that may also change while a node is in use:
+ * read-only, cache.*, discard (all in @flags) and detect-zeroes.
+ */
+bool open_take_mutable(BlockOptions *options, BdrvOpenFlags *flags,
+                       BdrvDetectZeroes *detect_zeroes, GError **error);
+
 /* The node that option or subtree @name means; the caller gets a count. */
 BlockDriverState *open_reference(const char *name, BlockOptions *options,
                                  BdrvOpenFlags flags, GError **error);
+
+/*
+ * open_temporary_overlay (temporary_overlay.c):
+ * As open_tree(), but the image is opened read-only, and what comes back is
+ * an overlay of it in a file without a name, which is gone when it is closed.
+ */
+BlockDriverState *open_temporary_overlay(const char *filename,
+                                         BlockOptions *options,
+                                         BdrvOpenFlags flags, GError **error);
 
 /* Is there an option or subtree @name? */
 bool options_name_child(const BlockOptions *options, const char *name);

@@ -13,7 +13,9 @@
  * Always true outside a function of this file:
  *  P1  bs->perm is the union of its parent edges' perm, bs->shared the
  *      intersection of their shared and granted together;
- *  P2  of two edges to a node, neither holds what the other does not share.
+ *  P2  of two edges to a node, neither holds what the other does not share;
+ *  P3  an inactive node's sums, and what it holds on its children, are
+ *      nothing needed and all shared; its users' wishes wait in their edges.
  *
  * Locking: none, control plane.
  */
@@ -140,14 +142,28 @@ static bool sum_parents(BlockDriverState *bs, uint32_t *ret_perm,
         perm |= a->perm;
         shared &= shared_by(a);
     }
-    if (bs->read_only && (perm & PERMS_THAT_WRITE) != 0) {
+    if (bs->read_only && !bs->inactive && (perm & PERMS_THAT_WRITE) != 0) {
         g_set_error(error, IMGFUSE_ERROR, IMGFUSE_ERROR_DENIED,
                     "%s is open read-only", bdrv_name(bs));
         return false;
     }
-    *ret_perm = perm;
-    *ret_shared = shared;
+    *ret_perm = bs->inactive ? 0 : perm; /* P3 */
+    *ret_shared = bs->inactive ? BLK_PERM_ALL : shared;
     return true;
+}
+
+/*
+ * Requests may be under way on an edge whose permissions stay as they are, as
+ * when somebody opens a filter on a node in use: then nothing is written.
+ */
+static void set_wishes(BdrvChild *child, uint32_t perm, uint32_t shared)
+{
+    if (child->perm != perm) {
+        child->perm = perm;
+    }
+    if (child->shared != shared) {
+        child->shared = shared;
+    }
 }
 
 static void set_edge(PermChange *change, BdrvChild *child, uint32_t perm,
@@ -156,8 +172,7 @@ static void set_edge(PermChange *change, BdrvChild *child, uint32_t perm,
     SavedEdge saved = {child, child->perm, child->shared};
 
     g_array_append_val(change->edges, saved);
-    child->perm = perm;
-    child->shared = shared;
+    set_wishes(child, perm, shared);
 }
 
 /* Sums of @bs, then its wishes to its children. */
@@ -183,6 +198,10 @@ static bool compute_node(PermChange *change, BlockDriverState *bs,
 
         bs->drv->perm->child_perm(bs, child, child->role, perm, shared,
                                   &child_perm, &child_shared);
+        if (bs->inactive) { /* P3 */
+            child_perm = 0;
+            child_shared = BLK_PERM_ALL;
+        }
         set_edge(change, child, child_perm, child_shared);
     }
     return true;
@@ -245,8 +264,7 @@ static void take_back(PermChange *change)
     for (guint i = change->edges->len; i-- > 0;) {
         SavedEdge *saved = &g_array_index(change->edges, SavedEdge, i);
 
-        saved->child->perm = saved->perm;
-        saved->child->shared = saved->shared;
+        set_wishes(saved->child, saved->perm, saved->shared);
     }
     for (guint i = change->nodes->len; i-- > 0;) {
         SavedNode *saved = &g_array_index(change->nodes, SavedNode, i);
@@ -256,10 +274,11 @@ static void take_back(PermChange *change)
     }
 }
 
-static bool run_change(PermChange *change, BlockDriverState *bs,
-                       GError **error)
+static bool run_change(PermChange *change, GPtrArray *nodes, GError **error)
 {
-    sort_below(change, bs);
+    for (guint i = 0; i < nodes->len; i++) {
+        sort_below(change, nodes->pdata[i]);
+    }
     if (!compute_all(change, error) || !check_all(change, error)) {
         take_back(change);
         return false;
@@ -268,7 +287,7 @@ static bool run_change(PermChange *change, BlockDriverState *bs,
     return true;
 }
 
-bool bdrv_refresh_perms(BlockDriverState *bs, GError **error)
+bool bdrv_refresh_perms_of(GPtrArray *nodes, GError **error)
 {
     PermChange change = {
         .order = g_ptr_array_new(),
@@ -276,13 +295,21 @@ bool bdrv_refresh_perms(BlockDriverState *bs, GError **error)
         .edges = g_array_new(FALSE, FALSE, sizeof(SavedEdge)),
         .nodes = g_array_new(FALSE, FALSE, sizeof(SavedNode)),
     };
-    bool ok = run_change(&change, bs, error);
+    bool ok = run_change(&change, nodes, error);
 
     g_ptr_array_free(change.order, /* free_segment= */ TRUE);
     g_hash_table_destroy(change.seen);
     g_array_free(change.edges, /* free_segment= */ TRUE);
     g_array_free(change.nodes, /* free_segment= */ TRUE);
     return ok;
+}
+
+bool bdrv_refresh_perms(BlockDriverState *bs, GError **error)
+{
+    g_autoptr(GPtrArray) nodes = g_ptr_array_new();
+
+    g_ptr_array_add(nodes, bs);
+    return bdrv_refresh_perms_of(nodes, error);
 }
 
 bool bdrv_child_set_perm(BdrvChild *child, uint32_t perm, uint32_t shared,

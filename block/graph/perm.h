@@ -7,6 +7,7 @@
  * then become, through its driver's child_perm, what it holds on its
  * children. Changes run over the whole subgraph in two phases: check
  * everything, then set everything, or abort and leave all as it was.
+ * An inactive node (inactivate.h) holds nothing and lets others do all.
  * Control plane.
  */
 #ifndef BLOCK_GRAPH_PERM_H
@@ -21,6 +22,9 @@
  * process) or the driver's own error; nothing has changed then.
  */
 bool bdrv_refresh_perms(BlockDriverState *bs, GError **error);
+
+/* The same for all of @nodes (of BlockDriverState *) at once. */
+bool bdrv_refresh_perms_of(GPtrArray *nodes, GError **error);
 
 /* Changes what a parent wants of the edge @child; as above. */
 bool bdrv_child_set_perm(BdrvChild *child, uint32_t perm, uint32_t shared,

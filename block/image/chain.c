@@ -215,8 +215,8 @@ bool chain_set_backing(BlockDriverState *bs, BlockDriverState *backing,
             (void) bdrv_replace_child(edge, old, NULL); /* as it was */
         }
     }
+    bdrv_unref(old); /* drained: it may leave layers that we share */
     bdrv_drained_end(bs);
-    bdrv_unref(old);
     return ok;
 }
 

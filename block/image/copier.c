@@ -31,6 +31,8 @@
 
 #define IN_FLIGHT_MAX 16
 #define OP_MAX_BYTES MIB
+/* So much may be dirty in a job that is ready. */
+#define READY_MAX_BYTES (IN_FLIGHT_MAX * OP_MAX_BYTES)
 /* How long a live copier waits for news from the bitmap. */
 #define IDLE_NS (20 * INT64_C(1000000))
 /* A step of marking; the rate limit and cancelling look in between. */
@@ -208,6 +210,7 @@ static bool take_next(Copier *copier, int64_t *ret_offset, int64_t *ret_bytes)
                                              copier->length, OP_MAX_BYTES,
                                              ret_offset, ret_bytes);
 
+    copier->has_passed = copier->has_passed || !found;
     if (!found && copier->position > 0) {
         found = bdrv_dirty_bitmap_take_area(copier->dirty, 0, copier->length,
                                             OP_MAX_BYTES, ret_offset,
@@ -217,25 +220,14 @@ static bool take_next(Copier *copier, int64_t *ret_offset, int64_t *ret_bytes)
     return found;
 }
 
-/* Nothing is dirty, nothing in flight: is it over? */
-static bool coroutine_fn rest(Copier *copier, bool *ready)
+static bool is_nearly_clean(const Copier *copier)
 {
-    if (!copier->is_live) {
-        return true;
-    }
-    if (!*ready) {
-        *ready = true;
-        job_set_ready(copier->job);
-    }
-    if (job_should_complete(copier->job)) {
-        return true;
-    }
-    job_co_sleep_ns(copier->job, IDLE_NS);
-    return false;
+    return bdrv_dirty_bitmap_count(copier->dirty) + copier->in_flight_bytes <=
+           READY_MAX_BYTES;
 }
 
 /* One step; *@ret_bytes were started. 1: all is done, 0, or -errno. */
-static int coroutine_fn step(Copier *copier, bool *ready, int64_t *ret_bytes)
+static int coroutine_fn step(Copier *copier, int64_t *ret_bytes)
 {
     int64_t offset;
 
@@ -246,32 +238,33 @@ static int coroutine_fn step(Copier *copier, bool *ready, int64_t *ret_bytes)
     if (copier->ret < 0) {
         return copier->ret;
     }
-    /*
-     * A busy guest may never let us see nothing dirty again: what is left
-     * when the job should complete is for the drained section.
-     */
-    if (*ready && job_should_complete(copier->job)) {
-        return 1;
+    if (copier->is_live && copier->has_passed && !copier->is_ready &&
+        is_nearly_clean(copier)) {
+        copier->is_ready = true;
+        job_set_ready(copier->job);
+    }
+    if (copier->is_ready && job_should_complete(copier->job)) {
+        return 1; /* the rest is for the drained section */
     }
     if (take_next(copier, &offset, ret_bytes)) {
         start_op(copier, offset, *ret_bytes);
-        return 0;
-    }
-    if (copier->in_flight > 0) {
+    } else if (copier->in_flight > 0) {
         wait_for_op(copier);
-        return 0;
+    } else if (!copier->is_live) {
+        return 1;
+    } else if (copier->is_ready) {
+        job_co_sleep_ns(copier->job, IDLE_NS);
     }
-    return rest(copier, ready);
+    return 0;
 }
 
 int coroutine_fn copier_co_run(Copier *copier)
 {
-    bool ready = false;
     int64_t bytes;
     int ret;
 
     do {
-        ret = step(copier, &ready, &bytes);
+        ret = step(copier, &bytes);
         update_total(copier);
         if (ret == 0) {
             ret = job_co_pause_point(copier->job, bytes);

@@ -37,6 +37,8 @@ typedef struct Copier {
     unsigned in_flight;
     CopyOp *ops;
     Coroutine *waiter;  /* for an operation to end */
+    bool has_passed;    /* came to the end of the bitmap once */
+    bool is_ready;
     int ret;            /* the first error */
 } Copier;
 
@@ -49,9 +51,10 @@ int coroutine_fn copier_co_mark_allocated(Copier *copier, BlockBackend *layers,
 
 /*
  * copier_co_run:
- * Copies until nothing is dirty and, when live, the job should complete: it
- * is ready from the first time that nothing is dirty. 0 or -errno; in either
- * case nothing is in flight at the return. Coroutine.
+ * Copies until nothing is dirty or, when live, until the job should complete.
+ * A live job gets ready after the first pass, once little is dirty: a busy
+ * guest may never let us see nothing. 0 or -errno; in either case nothing is
+ * in flight at the return. Coroutine.
  */
 int coroutine_fn copier_co_run(Copier *copier);
 

@@ -214,8 +214,11 @@ static bool fill(const ImageCreateRequest *request, const BlockDriver *driver,
     ret = blk_flush(file);
     if (ret < 0) {
         error_set_errno(error, -ret, "cannot flush");
+        return false;
     }
-    return ret == 0;
+    blk_free(g_steal_pointer(&file)); /* its locks would be in the way */
+    return !request->populate ||
+           request->populate(path, request->opaque, error);
 }
 
 /* Gives the finished file its name, and makes the name durable. */

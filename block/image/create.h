@@ -21,6 +21,12 @@ typedef struct ImageCreateRequest {
     bool backing_unchecked;     /* do not open the backing file */
     bool replace;               /* an existing file is replaced, at the end */
     BlockOptions *options;      /* the format's own, or NULL; consumed */
+    /*
+     * Puts content into the empty image, which still has the name @path; a
+     * failure is the creation's. NULL: it stays empty.
+     */
+    bool (*populate)(const char *path, void *opaque, GError **error);
+    void *opaque; /* of populate */
 } ImageCreateRequest;
 
 /*

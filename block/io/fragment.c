@@ -20,6 +20,13 @@
 
 #include <errno.h>
 
+/*
+ * Where a request that has no alignment is cut: at a multiple of this, so that
+ * a block of a node below is not read and written once for each piece, and
+ * readers do not see half of a small write.
+ */
+#define PIECE_BLOCK 4096
+
 /* F2, F3: can the driver take this part as it lies? */
 static inline bool fits(const BlockLimits *limits, const IoVec *iov,
                         size_t at, int64_t bytes)
@@ -51,15 +58,26 @@ static int64_t bytes_of_elements(const IoVec *iov, size_t at, int64_t bytes,
     return MIN(sum, bytes);
 }
 
+/* The longest piece that a request of @bytes at @offset may begin with. */
+static int64_t longest_piece(const BlockLimits *limits, int64_t offset,
+                             int64_t bytes)
+{
+    int64_t max = limits->max_transfer;
+
+    if (!max || bytes <= max) {
+        return bytes;
+    }
+    /* Not for odd limits: a power of two that divides the limit. */
+    return max - offset % MIN(max & -max, PIECE_BLOCK);
+}
+
 /* How long the next piece is, and whether it needs a bounce buffer. */
 static int64_t next_piece(const BlockLimits *limits, const IoVec *iov,
-                          size_t at, int64_t bytes, bool *ret_bounce)
+                          int64_t offset, size_t at, int64_t bytes,
+                          bool *ret_bounce)
 {
-    int64_t piece = bytes, shorter;
+    int64_t piece = longest_piece(limits, offset, bytes), shorter;
 
-    if (limits->max_transfer) {
-        piece = MIN(piece, limits->max_transfer);
-    }
     *ret_bounce = false;
     if (fits(limits, iov, at, piece)) {
         return piece;
@@ -116,7 +134,8 @@ static int coroutine_fn call_in_pieces(BlockDriverState *bs, bool is_write,
 {
     while (bytes > 0) {
         bool bounce;
-        int64_t piece = next_piece(&bs->limits, iov, at, bytes, &bounce);
+        int64_t piece = next_piece(&bs->limits, iov, offset, at, bytes,
+                                   &bounce);
         int ret = (bounce ? call_bounced : call_driver)(bs, is_write, offset,
                                                         piece, iov, at, flags);
         if (ret < 0) {

@@ -35,6 +35,9 @@ int bdrv_check_range(const BlockDriverState *bs, int64_t offset,
     if (G_UNLIKELY(!bs->drv)) {
         return -ENOMEDIUM;
     }
+    if (G_UNLIKELY(bs->inactive)) {
+        return -EPERM;
+    }
     if (G_UNLIKELY(offset < 0 || bytes < 0 ||
                    !range_within(offset, bytes, BDRV_MAX_LENGTH))) {
         return -EINVAL;
@@ -125,7 +128,7 @@ int bdrv_check_write(const BdrvChild *child, int64_t offset, int64_t bytes,
                             ? BLK_PERM_WRITE | BLK_PERM_WRITE_UNCHANGED
                             : BLK_PERM_WRITE));
     if (offset + bytes > padded_length(bs) &&
-        !(child->perm & BLK_PERM_RESIZE)) {
+        (!(child->perm & BLK_PERM_RESIZE) || bs->drv->only_truncate_grows)) {
         return -EINVAL;
     }
     return 0;
@@ -150,7 +153,8 @@ void bdrv_finish_write(BdrvChild *child, int64_t offset, int64_t bytes,
     BlockDriverState *bs = child->bs;
 
     /* A failed write may have changed any part of the range. */
-    if (ret == 0 && (child->perm & BLK_PERM_RESIZE)) {
+    if (ret == 0 && (child->perm & BLK_PERM_RESIZE) &&
+        !bs->drv->only_truncate_grows) {
         extend_length(bs, offset + bytes);
     }
     bdrv_set_dirty(bs, offset, bytes);

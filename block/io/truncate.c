@@ -47,6 +47,8 @@ static int check_truncate(const BdrvChild *child, int64_t length,
 
     if (!bs->drv) {
         ret = -ENOMEDIUM;
+    } else if (bs->inactive) {
+        ret = -EPERM;
     } else if (length < 0) {
         ret = -EINVAL;
     } else if (length > BDRV_MAX_LENGTH) {

@@ -23,6 +23,8 @@
 #include "block/io/io.h"
 #include "block/rt/buffer_pool.h"
 #include "drivers/qcow2/compress.h"
+#include "drivers/qcow2/overlap.h"
+#include "drivers/qcow2/packing.h"
 
 #include <errno.h>
 #include <inttypes.h>
@@ -342,6 +344,7 @@ typedef struct Allocation {
     int64_t host_offset; /* of the first cluster */
     bool is_reused;      /* our own clusters, marked as zeros until now */
     bool is_fresh;       /* the file reads zeros there */
+    bool met_damage;     /* an entry to replace points at metadata */
     Qcow2InFlight in_flight;
     void *buffer[2]; /* head and tail, when old content is kept */
     int64_t buffer_bytes[2];
@@ -366,6 +369,28 @@ static int64_t count_alike(const Qcow2State *q, const Allocation *a,
         }
     }
     return count;
+}
+
+/*
+ * Clips the run before the first entry whose host cluster cannot be a guest's
+ * (qcow2_overlap_guard); -EIO when that is the first. Lock held.
+ */
+static int coroutine_fn clip_to_sound(Allocation *a, int64_t *clusters)
+{
+    for (int64_t i = 0; i < *clusters; i++) {
+        int ret = qcow2_overlap_check_entry(
+            a->bs,
+            qcow2_l2_get(a->slice, a->position.entry + (unsigned)i));
+
+        if (ret < 0 && i == 0) {
+            a->met_damage = ret == -EUCLEAN;
+            return a->met_damage ? -EIO : ret;
+        }
+        if (ret < 0) {
+            *clusters = i;
+        }
+    }
+    return 0;
 }
 
 /*
@@ -402,14 +427,16 @@ static int coroutine_fn begin_allocation(Allocation *a)
                    (entry & QCOW2_ENTRY_COPIED) &&
                    a->host_offset < qcow2_file_length(q);
     clusters = count_alike(q, a, entry, clusters);
+    ret = clip_to_sound(a, &clusters);
+    if (ret < 0) {
+        qcow2_l2_unpin(bs, a->slice);
+        return ret;
+    }
     if (!a->is_reused) {
         fresh = q->fresh_offset;
         ret = qcow2_alloc_clusters(bs, clusters, /* needed= */ 1,
                                    &a->host_offset, &clusters);
         a->is_fresh = ret >= 0 && a->host_offset >= fresh;
-    } else if (qcow2_hits_main_metadata(q, a->host_offset,
-                                        clusters << q->cluster_bits)) {
-        ret = -EIO;
     }
     if (ret < 0) {
         qcow2_l2_unpin(bs, a->slice);
@@ -558,6 +585,9 @@ int coroutine_fn qcow2_write_allocating(BlockDriverState *bs, int64_t offset,
     co_mutex_lock(&q->lock);
     ret = begin_allocation(&a);
     co_mutex_unlock(&q->lock);
+    if (a.met_damage) {
+        qcow2_mark_corrupt(bs, "an L2 entry points at metadata");
+    }
     if (ret <= 0) {
         return ret;
     }
@@ -566,6 +596,101 @@ int coroutine_fn qcow2_write_allocating(BlockDriverState *bs, int64_t offset,
     end_allocation(&a, ret);
     co_mutex_unlock(&q->lock);
     *ret_bytes = a.bytes;
+    return ret;
+}
+
+/* -- compressed writes ---------------------------------------------------- */
+
+/* The L2 entry for @bytes at @host_offset; 0: cannot be told in one. */
+static uint64_t compressed_entry(const Qcow2State *q, int64_t host_offset,
+                                 int64_t bytes)
+{
+    int bits = qcow2_compressed_offset_bits(q->cluster_bits);
+    int64_t sector = QCOW2_COMPRESSED_SECTOR_BYTES;
+    uint64_t more = (host_offset + bytes - 1) / sector - host_offset / sector;
+
+    return host_offset >> bits
+               ? 0 : QCOW2_L2_COMPRESSED | more << bits | host_offset;
+}
+
+/* Lock held. -ERANGE: store it as it is. */
+static int coroutine_fn begin_compressed(Allocation *a)
+{
+    BlockDriverState *bs = a->bs;
+    Qcow2State *q = qcow2_state(bs);
+    int64_t first = a->offset >> q->cluster_bits;
+    int64_t clusters = 1;
+    int ret;
+
+    a->position = qcow2_l2_position(bs, a->offset);
+    ret = own_slice(bs, a->position, first, &clusters, &a->slice);
+    if (ret < 0) {
+        return ret;
+    }
+    if (checked_type(q, qcow2_l2_get(a->slice, a->position.entry)) ==
+        QCOW2_CLUSTER_INVALID) {
+        ret = -EIO;
+    }
+    if (ret >= 0) {
+        ret = clip_to_sound(a, &clusters);
+    }
+    if (ret >= 0) {
+        ret = qcow2_pack(bs, a->bytes, &a->host_offset);
+    }
+    if (ret >= 0 && !compressed_entry(q, a->host_offset, a->bytes)) {
+        qcow2_unpack(bs, a->host_offset, a->bytes);
+        ret = -ERANGE;
+    }
+    if (ret < 0) {
+        qcow2_l2_unpin(bs, a->slice);
+        return ret;
+    }
+    a->in_flight.first_cluster = first;
+    a->in_flight.clusters = 1;
+    in_flight_add(q, &a->in_flight);
+    return 0;
+}
+
+/* Lock held. */
+static void coroutine_fn end_compressed(Allocation *a, int ret)
+{
+    BlockDriverState *bs = a->bs;
+    Qcow2State *q = qcow2_state(bs);
+    uint64_t old = qcow2_l2_get(a->slice, a->position.entry);
+
+    if (ret < 0) {
+        qcow2_unpack(bs, a->host_offset, a->bytes);
+    } else {
+        qcow2_l2_set(bs, a->slice, a->position.entry,
+                     compressed_entry(q, a->host_offset, a->bytes));
+        qcow2_quarantine_add_entry(bs, old);
+        q->allocated_since_barrier = true;
+    }
+    qcow2_l2_unpin(bs, a->slice);
+    in_flight_remove(q, &a->in_flight);
+}
+
+int coroutine_fn qcow2_write_packed(BlockDriverState *bs, int64_t offset,
+                                    const void *data, int64_t bytes)
+{
+    Qcow2State *q = qcow2_state(bs);
+    Allocation a = { .bs = bs, .offset = offset, .bytes = bytes };
+    int ret;
+
+    co_mutex_lock(&q->lock);
+    ret = begin_compressed(&a);
+    co_mutex_unlock(&q->lock);
+    if (a.met_damage) {
+        qcow2_mark_corrupt(bs, "an L2 entry points at metadata");
+    }
+    if (ret < 0) {
+        return ret;
+    }
+    bdrv_debug_event(bs->file, BLOCK_DEBUG_WRITE_COMPRESSED);
+    ret = bdrv_co_pwrite(bs->file, a.host_offset, bytes, data, 0);
+    co_mutex_lock(&q->lock);
+    end_compressed(&a, ret);
+    co_mutex_unlock(&q->lock);
     return ret;
 }
 

@@ -59,6 +59,15 @@ int coroutine_fn qcow2_write_allocating(BlockDriverState *bs, int64_t offset,
                                         size_t iov_offset,
                                         int64_t *ret_bytes);
 
+/*
+ * qcow2_write_packed:
+ * The cluster at @offset (aligned) has the content that the @bytes compressed
+ * ones at @data stand for. -ERANGE: the place cannot be told in an L2 entry.
+ * No lock held, not inside an epoch.
+ */
+int coroutine_fn qcow2_write_packed(BlockDriverState *bs, int64_t offset,
+                                    const void *data, int64_t bytes);
+
 /* What qcow2_clear_clusters leaves behind. */
 typedef enum Qcow2ClearMode {
     QCOW2_CLEAR_ZERO,        /* reads zeros, allocation is kept */

@@ -163,6 +163,7 @@ static void plan_reftable(Qcow2State *q, Plan *plan)
 {
     Qcow2Refcounts *counts = &q->refcounts;
     int64_t sectors = div_round_up(counts->table_entries, SECTOR_ENTRIES);
+    int64_t on_disk;
 
     plan->table_offset = counts->table_offset;
     plan->table_clusters = counts->table_clusters;
@@ -176,7 +177,12 @@ static void plan_reftable(Qcow2State *q, Plan *plan)
         add_entries(plan->step2, counts->table_offset, counts->table,
                     counts->table_clusters * q->cluster_bytes / 8);
     }
-    for (int64_t i = 0; i < sectors && !plan->table_moved; i++) {
+    /*
+     * When moving has failed, the array is longer than the table in the file:
+     * what lies behind that is somebody else's.
+     */
+    on_disk = (counts->table_clusters << q->cluster_bits) / SECTOR_BYTES;
+    for (int64_t i = 0; i < MIN(sectors, on_disk) && !plan->table_moved; i++) {
         if (counts->table_dirty[i]) {
             add_entries(plan->step2,
                         counts->table_offset + i * SECTOR_BYTES,
@@ -471,6 +477,10 @@ static void coroutine_fn discard_batch(BlockDriverState *bs,
             for (; at < end; at += q->cluster_bytes) {
                 if (qcow2_refcount_of(bs, at, &count) < 0 || count != 1) {
                     break;
+                }
+                if (q->packing_offset >> q->cluster_bits ==
+                    at >> q->cluster_bits) {
+                    q->packing_offset = 0; /* nothing new goes there */
                 }
             }
             co_mutex_unlock(&q->lock);

@@ -16,6 +16,7 @@
 
 #include "block/backend.h"
 #include "block/image/create.h"
+#include "block/image/measure.h"
 #include "drivers/qcow2/format.h"
 #include "drivers/qcow2/refcount.h"
 
@@ -438,6 +439,48 @@ static bool qcow2_create(BlockBackend *file, int64_t length,
     return ok;
 }
 
+/*
+ * The file with everything allocated is what full preallocation would make;
+ * without the clusters that hold nothing it is what is required. That counts
+ * the metadata of all clusters: an upper bound that is close.
+ */
+static bool measure_params(BlockBackend *source, CreateParams *params,
+                           BlockMeasure *ret_measure, GError **error)
+{
+    BdrvPreallocMode prealloc = params->prealloc;
+    int64_t data_bytes = 0;
+    CreatePlan plan;
+
+    params->prealloc = PREALLOC_FULL;
+    if (!make_plan(params, &plan, error)) {
+        return false;
+    }
+    if (prealloc >= PREALLOC_FALLOC || params->backing_file) {
+        /* What of a backing file is shared is not known: the worst case. */
+        data_bytes = plan.data_clusters * plan.cluster_bytes;
+    } else if (source && !image_measure_data(source, plan.cluster_bytes,
+                                             &data_bytes, error)) {
+        return false;
+    }
+    ret_measure->fully_allocated = plan.total_clusters * plan.cluster_bytes;
+    ret_measure->required = ret_measure->fully_allocated + data_bytes -
+                            plan.data_clusters * plan.cluster_bytes;
+    return true;
+}
+
+static bool qcow2_measure(BlockBackend *source, int64_t length,
+                          BlockOptions *options, BlockMeasure *ret_measure,
+                          GError **error)
+{
+    CreateParams params = { .length = align_up(length, 512) };
+    bool ok = parse_params(options, &params, error) &&
+              measure_params(source, &params, ret_measure, error);
+
+    g_free(params.backing_file);
+    g_free(params.backing_format);
+    return ok;
+}
+
 static const BlockOptionDesc create_options[] = {
     { .name = "compat", .type = BLOCK_OPTION_ENUM, .default_value = "1.1",
       .values = compat_values, .help = "version of the format" },
@@ -465,4 +508,5 @@ static const BlockOptionDesc create_options[] = {
 const BlockCreateOps qcow2_create_ops = {
     .options = create_options,
     .create = qcow2_create,
+    .measure = qcow2_measure,
 };

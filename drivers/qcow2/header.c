@@ -588,6 +588,7 @@ bool qcow2_header_load(BlockDriverState *bs, Qcow2Header *ret_header,
         return false;
     }
     if (ret_header->has_bitmaps && !for_check &&
+        (ret_header->autoclear & QCOW2_AUTOCLEAR_BITMAPS) &&
         !check_bitmap_directory(bs, ret_header, error)) {
         qcow2_header_clear(ret_header);
         return false;
@@ -653,7 +654,9 @@ int coroutine_fn qcow2_header_co_mark_bitmaps(BlockDriverState *bs)
     int64_t at = 0;
     int ret;
 
-    if (!header->has_bitmaps) {
+    /* Stale ones may lie where somebody else's data is by now. */
+    if (!header->has_bitmaps ||
+        !(header->autoclear & QCOW2_AUTOCLEAR_BITMAPS)) {
         return 0;
     }
     directory = g_try_malloc(header->bitmap_directory_bytes);

@@ -25,6 +25,7 @@
 #include "drivers/qcow2/l2_cache.h"
 
 #include "block/io/io.h"
+#include "drivers/qcow2/overlap.h"
 #include "drivers/qcow2/qcow2.h"
 
 #include <errno.h>
@@ -324,6 +325,9 @@ static int coroutine_fn load_from_disk(BlockDriverState *bs,
     co_mutex_unlock(&q->lock);
     ret = read_slice(bs, table, index, slice);
     co_mutex_lock(&q->lock);
+    if (ret >= 0) {
+        qcow2_overlap_guard(bs, slice->entry, slice_entries(&q->l2));
+    }
     table->loading[index] = 0;
     if (ret < 0) {
         g_free(slice);
@@ -398,6 +402,7 @@ static void publish_table(BlockDriverState *bs, Qcow2L2Table *table)
 
     table->is_new = true;
     g_hash_table_add(cache->new_tables, table);
+    qcow2_overlap_note(bs, table->host_offset);
     __atomic_store_n(&cache->table[table->l1_index], table, __ATOMIC_RELEASE);
     qcow2_l1_set(bs, table->l1_index,
                  (uint64_t)table->host_offset | QCOW2_ENTRY_COPIED);
@@ -438,6 +443,7 @@ static int coroutine_fn load_all(BlockDriverState *bs, Qcow2L2Table *table)
             g_free(slice);
             return ret;
         }
+        qcow2_overlap_guard(bs, slice->entry, slice_entries(cache));
         slice->pins = 1;
         install(bs, table, i, slice);
     }
@@ -544,6 +550,22 @@ void qcow2_l2_unpin(BlockDriverState *bs, Qcow2Slice *slice)
 {
     g_assert(slice->pins > 0);
     slice->pins--;
+}
+
+void qcow2_l2_drop_slices(BlockDriverState *bs)
+{
+    Qcow2State *q = qcow2_state(bs);
+    Qcow2L2Cache *cache = &q->l2;
+
+    while (cache->slices->len > 0) {
+        Qcow2Slice *slice =
+            g_ptr_array_index(cache->slices, cache->slices->len - 1);
+
+        g_assert(may_evict(slice));
+        evict(q, slice);
+    }
+    cache->clock_hand = 0;
+    qcow2_l2_reap(bs);
 }
 
 /* -- changes -------------------------------------------------------------- */

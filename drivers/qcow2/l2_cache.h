@@ -122,6 +122,12 @@ void qcow2_l2_mark_dirty(BlockDriverState *bs, Qcow2Slice *slice,
 /* Sets an L1 entry in memory and marks it dirty. Lock held. */
 void qcow2_l1_set(BlockDriverState *bs, int64_t l1_index, uint64_t value);
 
+/*
+ * Takes all slices out of memory: what is on disk counts. Nothing may be dirty
+ * or pinned. Control plane, node drained.
+ */
+void qcow2_l2_drop_slices(BlockDriverState *bs);
+
 /* Frees retired slices whose time has come. Lock held. */
 void qcow2_l2_reap(BlockDriverState *bs);
 

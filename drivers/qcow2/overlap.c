@@ -6,22 +6,29 @@
  * table, a refcount block or an L2 table. Allocating it would destroy the
  * image at the next write, so the allocator asks here first.
  *
- * Four ranges are few and kept in q->main_metadata. L2 tables and refcount
- * blocks are many: their cluster numbers are put into a sorted array at the
- * first question.
+ * An L2 entry may lie as well: it says that a cluster is its own (COPIED) and
+ * points at such a structure. Writes in place look at the entry only, so the
+ * lie has to be found when the slice is loaded: the guard takes COPIED away,
+ * and a write that has to replace the cluster asks here again and fails.
+ *
+ * A few ranges are kept in q->main_metadata. L2 tables and refcount blocks
+ * are many: their cluster numbers are put into a sorted array at the first
+ * question, the tables of snapshots into another when snapshots are read.
  *
  * Always true outside a function of this file:
  *  O1  the index holds every L2 table and refcount block that the tables
- *      named when it was made. Those made later were allocated by ourselves
- *      and have a count in memory, so they are never candidates;
- *  O2  a hit in the index is only a suspicion (a table may have moved since):
+ *      named when it was made, the set of late ones all made since;
+ *  O2  a hit in either is only a suspicion (a table may have moved since):
  *      the tables themselves decide.
  *
- * Locking: q->lock is held. No I/O.
+ * Locking: q->lock is held. No I/O but for refcount blocks, in the guard.
  */
 #include "drivers/qcow2/overlap.h"
 
-#include "drivers/qcow2/qcow2.h"
+#include "drivers/qcow2/cluster.h"
+
+#include <errno.h>
+#include <inttypes.h>
 
 static gint compare_clusters(gconstpointer a, gconstpointer b)
 {
@@ -101,6 +108,7 @@ static const char *main_metadata_name(const Qcow2State *q,
         [QCOW2_RANGE_L1] = "L1 table",
         [QCOW2_RANGE_REFTABLE] = "refcount table",
         [QCOW2_RANGE_SNAPSHOTS] = "snapshot table",
+        [QCOW2_RANGE_BITMAPS] = "bitmap directory",
     };
 
     for (unsigned i = 0; i < QCOW2_RANGES; i++) {
@@ -113,14 +121,34 @@ static const char *main_metadata_name(const Qcow2State *q,
     return NULL;
 }
 
+/* Was one of the clusters made a table since the index was? */
+static bool late_has(const Qcow2State *q, int64_t first, int64_t last)
+{
+    if (!q->overlap_late) {
+        return false;
+    }
+    for (int64_t i = first; i <= last; i++) {
+        if (g_hash_table_contains(q->overlap_late, GSIZE_TO_POINTER(i))) {
+            return true;
+        }
+    }
+    return false;
+}
+
 bool qcow2_overlaps_metadata(BlockDriverState *bs, int64_t host_offset,
                              int64_t bytes, const char **ret_what)
 {
     Qcow2State *q = qcow2_state(bs);
     const char *what = main_metadata_name(q, host_offset, bytes);
+    int64_t first = host_offset >> q->cluster_bits;
+    int64_t last = (host_offset + bytes - 1) >> q->cluster_bits;
 
-    if (!what && index_has(index_get(q), host_offset >> q->cluster_bits,
-                           (host_offset + bytes - 1) >> q->cluster_bits)) {
+    if (!what && q->snapshot_index &&
+        index_has(q->snapshot_index, first, last)) {
+        what = "table of a snapshot";
+    }
+    if (!what && (index_has(index_get(q), first, last) ||
+                  late_has(q, first, last))) {
         if (table_names(q, q->refcounts.table, q->refcounts.table_entries,
                         QCOW2_REFTABLE_OFFSET_MASK, host_offset, bytes)) {
             what = "refcount block";
@@ -135,12 +163,76 @@ bool qcow2_overlaps_metadata(BlockDriverState *bs, int64_t host_offset,
     return what != NULL;
 }
 
+void qcow2_overlap_note(BlockDriverState *bs, int64_t host_offset)
+{
+    Qcow2State *q = qcow2_state(bs);
+
+    if (!q->overlap_late) {
+        q->overlap_late = g_hash_table_new(NULL, NULL);
+    }
+    g_hash_table_add(q->overlap_late,
+                     GSIZE_TO_POINTER(host_offset >> q->cluster_bits));
+}
+
+void qcow2_overlap_set_snapshots(BlockDriverState *bs, GArray *clusters)
+{
+    Qcow2State *q = qcow2_state(bs);
+
+    g_clear_pointer(&q->snapshot_index, g_array_unref);
+    if (clusters) {
+        g_array_sort(clusters, compare_clusters);
+        q->snapshot_index = clusters;
+    }
+}
+
 void qcow2_overlap_forget(BlockDriverState *bs)
 {
     Qcow2State *q = qcow2_state(bs);
 
-    if (q->overlap_index) {
-        g_array_free(q->overlap_index, /* free_segment= */ TRUE);
-        q->overlap_index = NULL;
+    g_clear_pointer(&q->overlap_index, g_array_unref);
+    g_clear_pointer(&q->overlap_late, g_hash_table_unref);
+    g_clear_pointer(&q->snapshot_index, g_array_unref);
+}
+
+/* -- the guard ------------------------------------------------------------ */
+
+int coroutine_fn qcow2_overlap_check_entry(BlockDriverState *bs,
+                                           uint64_t entry)
+{
+    Qcow2State *q = qcow2_state(bs);
+    int64_t host_offset = entry & QCOW2_OFFSET_MASK;
+    const char *what = NULL;
+    uint64_t count;
+    int ret;
+
+    if ((entry & QCOW2_L2_COMPRESSED) || host_offset == 0 ||
+        host_offset >= qcow2_file_length(q)) {
+        return 0;
+    }
+    if (qcow2_overlaps_metadata(bs, host_offset, q->cluster_bytes, &what)) {
+        g_debug("%s: L2 entry 0x%" PRIx64 " points at the %s", bdrv_name(bs),
+                entry, what);
+        return -EUCLEAN;
+    }
+    ret = qcow2_refcount_of(bs, host_offset, &count);
+    if (ret >= 0 && count == 0) {
+        g_debug("%s: L2 entry 0x%" PRIx64 " points at a free cluster",
+                bdrv_name(bs), entry);
+        return -EUCLEAN;
+    }
+    return ret;
+}
+
+void coroutine_fn qcow2_overlap_guard(BlockDriverState *bs, uint64_t *entries,
+                                      int64_t count)
+{
+    if (!qcow2_state(bs)->guards) {
+        return;
+    }
+    for (int64_t i = 0; i < count; i++) {
+        if ((entries[i] & QCOW2_ENTRY_COPIED) &&
+            qcow2_overlap_check_entry(bs, entries[i]) < 0) {
+            entries[i] &= ~QCOW2_ENTRY_COPIED;
+        }
     }
 }

@@ -3,8 +3,9 @@
  * is this host range metadata?
  *
  * The cheap part, for writes in place, is qcow2_hits_main_metadata() in
- * qcow2.h. This is the full one, for clusters that are about to be allocated:
- * a refcount of 0 may be a lie.
+ * qcow2.h. This is the full one: for clusters that are about to be allocated
+ * or freed, and for L2 entries that are loaded or replaced - a refcount or a
+ * COPIED flag may be a lie.
  */
 #ifndef DRIVERS_QCOW2_OVERLAP_H
 #define DRIVERS_QCOW2_OVERLAP_H
@@ -14,15 +15,43 @@
 /*
  * qcow2_overlaps_metadata:
  * Does the host range touch a structure that we know of: header, L1, refcount
- * table and blocks, snapshot table, the L2 tables that the L1 names?
+ * table and blocks, snapshot table, bitmap directory, the L2 tables that the
+ * L1 names, L1 and L2 tables of snapshots (of an image open for writing)?
  * *ret_what (may be NULL) names it. No I/O; lock held.
  */
 bool qcow2_overlaps_metadata(BlockDriverState *bs, int64_t host_offset,
                              int64_t bytes, const char **ret_what);
 
+/* A new L2 table or refcount block. Lock held. */
+void qcow2_overlap_note(BlockDriverState *bs, int64_t host_offset);
+
 /*
- * Drops the index behind it (q->overlap_index): before closing, and when the
- * tables were read anew. Lock held, or nobody else there.
+ * The cluster numbers of all L1 and L2 tables of snapshots, in any order, now
+ * ours; NULL: none. Lock held, or nobody else there.
+ */
+void qcow2_overlap_set_snapshots(BlockDriverState *bs, GArray *clusters);
+
+/*
+ * qcow2_overlap_check_entry:
+ * May the host cluster of L2 entry @entry be a guest's? 0 also when there is
+ * none or it is past the end of the file; -EUCLEAN: it is metadata, or free;
+ * other -errno: its refcount cannot be read. Coroutine, lock held.
+ */
+int coroutine_fn qcow2_overlap_check_entry(BlockDriverState *bs,
+                                           uint64_t entry);
+
+/*
+ * qcow2_overlap_guard:
+ * Takes COPIED from each of the @count just loaded L2 entries that fails
+ * qcow2_overlap_check_entry(), so that no write in place follows it. Nothing
+ * when the image is not to be written to (q->guards). Coroutine, lock held.
+ */
+void coroutine_fn qcow2_overlap_guard(BlockDriverState *bs, uint64_t *entries,
+                                      int64_t count);
+
+/*
+ * Drops everything behind it: before closing, and when the tables were read
+ * anew. Lock held, or nobody else there.
  */
 void qcow2_overlap_forget(BlockDriverState *bs);
 

@@ -15,10 +15,12 @@
 
 #include "block/graph/open.h"
 #include "block/io/io.h"
+#include "block/rt/buffer_pool.h"
 #include "drivers/qcow2/check.h"
 #include "drivers/qcow2/cluster.h"
 #include "drivers/qcow2/compress.h"
 #include "drivers/qcow2/create.h"
+#include "drivers/qcow2/deflate.h"
 #include "drivers/qcow2/overlap.h"
 
 #include <errno.h>
@@ -64,6 +66,11 @@ void qcow2_set_ranges(Qcow2State *q)
                     header->reftable_clusters << q->cluster_bits);
     qcow2_set_range(q, QCOW2_RANGE_SNAPSHOTS, header->snapshots_offset,
                     header->snapshots * (int64_t)sizeof(Qcow2RawSnapshot));
+    /* Without the autoclear bit nobody says what is there now. */
+    qcow2_set_range(q, QCOW2_RANGE_BITMAPS, header->bitmap_directory_offset,
+                    header->has_bitmaps &&
+                            (header->autoclear & QCOW2_AUTOCLEAR_BITMAPS)
+                        ? header->bitmap_directory_bytes : 0);
 }
 
 void coroutine_fn qcow2_mark_corrupt(BlockDriverState *bs, const char *what)
@@ -200,6 +207,62 @@ static int coroutine_fn qcow2_co_pwritev(BlockDriverState *bs, int64_t offset,
     return ret;
 }
 
+/* One cluster or the image's last part of one, zeros behind it. */
+static int coroutine_fn write_compressed(BlockDriverState *bs, int64_t offset,
+                                         int64_t bytes, IoVec *iov,
+                                         size_t iov_offset)
+{
+    Qcow2State *q = qcow2_state(bs);
+    uint8_t *plain = buffer_pool_get(2 * q->cluster_bytes);
+    uint8_t *packed;
+    int64_t used;
+    int ret;
+
+    if (!plain) {
+        return -ENOMEM;
+    }
+    packed = plain + q->cluster_bytes;
+    iovec_to_buffer(iov, iov_offset, plain, bytes);
+    memset(plain + bytes, 0, q->cluster_bytes - bytes);
+    used = qcow2_co_deflate(q->deflater, plain, q->cluster_bytes, packed,
+                            q->cluster_bytes - 1);
+    ret = used > 0 ? qcow2_co_commit_if_due(bs) : -ERANGE;
+    if (ret >= 0) {
+        ret = qcow2_write_packed(bs, offset, packed, used);
+    }
+    if (ret == -ENOSPC && qcow2_co_commit(bs) >= 0) {
+        ret = qcow2_write_packed(bs, offset, packed, used);
+    }
+    buffer_pool_put(plain, 2 * q->cluster_bytes);
+    return ret == -ERANGE ? qcow2_co_pwritev(bs, offset, bytes, iov,
+                                             iov_offset, 0)
+                          : ret;
+}
+
+static int coroutine_fn qcow2_co_pwritev_compressed(BlockDriverState *bs,
+                                                    int64_t offset,
+                                                    int64_t bytes, IoVec *iov,
+                                                    size_t iov_offset)
+{
+    Qcow2State *q = qcow2_state(bs);
+    int64_t end = offset + bytes;
+    int ret;
+
+    if (qcow2_in_cluster(q, offset) != 0 ||
+        (qcow2_in_cluster(q, end) != 0 && end != bdrv_node_length(bs))) {
+        return -EINVAL;
+    }
+    ret = may_write(q) ? 0 : qcow2_prepare_write(bs);
+    while (offset < end && ret >= 0) {
+        int64_t part = MIN(end - offset, q->cluster_bytes);
+
+        ret = write_compressed(bs, offset, part, iov, iov_offset);
+        offset += part;
+        iov_offset += part;
+    }
+    return ret;
+}
+
 /* Whole clusters? The image's last, partial one counts as whole. */
 static bool is_whole_clusters(const BlockDriverState *bs, int64_t offset,
                               int64_t *bytes)
@@ -326,6 +389,7 @@ static bool load_tables(BlockDriverState *bs, GError **error)
     qcow2_l2_init(bs, l1, header->l1_entries, q->l2_cache_bytes);
     q->inflater =
         qcow2_inflater_new(header->compression_type, q->cluster_bits);
+    q->deflater = qcow2_deflater_new(header->compression_type);
     return true;
 }
 
@@ -337,6 +401,7 @@ static void unload(BlockDriverState *bs)
     qcow2_l2_destroy(bs);
     qcow2_refcount_destroy(bs);
     g_clear_pointer(&q->inflater, qcow2_inflater_free);
+    g_clear_pointer(&q->deflater, qcow2_deflater_free);
     qcow2_header_clear(&q->header);
 }
 
@@ -356,6 +421,7 @@ static bool load(BlockDriverState *bs, GError **error)
     q->file_length = length;
     q->fresh_offset = q->used_end = align_up(length, q->cluster_bytes);
     q->write_state = 0;
+    q->packing_offset = 0;
     q->allocated_since_barrier = false;
     q->is_corrupt = (q->header.incompatible & QCOW2_INCOMPAT_CORRUPT) != 0;
     qcow2_set_ranges(q);
@@ -371,6 +437,16 @@ bool qcow2_reload(BlockDriverState *bs, GError **error)
 {
     unload(bs);
     return load(bs, error);
+}
+
+/* Somebody else may have changed the image, also its length. */
+static bool qcow2_invalidate_cache(BlockDriverState *bs, GError **error)
+{
+    if (!qcow2_reload(bs, error)) {
+        return false;
+    }
+    bs->length = qcow2_state(bs)->header.size;
+    return true;
 }
 
 /* A dirty image's refcounts are not to be trusted: make them anew. */
@@ -425,6 +501,7 @@ static bool qcow2_open(BlockDriverState *bs, BlockOptions *options,
     }
     q->bs = bs;
     q->for_check = flags & BDRV_O_CHECK;
+    q->guards = flags & BDRV_O_RDWR;
     q->discard_to_file = opts.pass_discard;
     q->l2_cache_bytes = opts.l2_cache_bytes;
     q->refcount_cache_bytes = opts.refcount_cache_bytes;
@@ -486,12 +563,29 @@ static void qcow2_close(BlockDriverState *bs)
     g_clear_pointer(&q->epoch, free);
 }
 
+/* What was loaded for reading only is loaded anew, guarded. */
+static bool prepare_for_writes(BlockReopenState *state, GError **error)
+{
+    Qcow2State *q = qcow2_state(state->bs);
+    bool had_guards = q->guards;
+
+    q->guards = true;
+    if (!check_writable(state->bs, state->flags, error)) {
+        q->guards = had_guards;
+        return false;
+    }
+    if (!had_guards) {
+        qcow2_l2_drop_slices(state->bs);
+    }
+    return true;
+}
+
 static bool qcow2_reopen_prepare(BlockReopenState *state, GError **error)
 {
     int ret;
 
     if (state->flags & BDRV_O_RDWR) {
-        return check_writable(state->bs, state->flags, error);
+        return prepare_for_writes(state, error);
     }
     ret = settle(state->bs);
     if (ret < 0) {
@@ -594,16 +688,21 @@ const BlockDriver bdrv_qcow2 = {
     .instance_size = sizeof(Qcow2State),
     .is_format = true,
     .supports_backing = true,
+    .only_truncate_grows = true,
     .options = qcow2_options,
     .probe = qcow2_probe,
     .open = qcow2_open,
     .close = qcow2_close,
     .refresh_limits = qcow2_refresh_limits,
     .reopen = &qcow2_reopen_ops,
+    .inactivate = settle,
+    .invalidate_cache = qcow2_invalidate_cache,
     .create = &qcow2_create_ops,
     .check = &qcow2_check_ops,
+    .change_backing_file = qcow2_change_backing_file,
     .co_preadv = qcow2_co_preadv,
     .co_pwritev = qcow2_co_pwritev,
+    .co_pwritev_compressed = qcow2_co_pwritev_compressed,
     .co_pwrite_zeroes = qcow2_co_pwrite_zeroes,
     .co_pdiscard = qcow2_co_pdiscard,
     .co_block_status = qcow2_co_block_status,

@@ -7,8 +7,10 @@
  *   l2_cache.c  guest offset -> L2 entry: L1 and slices of L2 tables in memory
  *   cluster.c   L2 entry -> run of clusters; allocation, copy-on-write
  *   refcount.c  host clusters: which are free, taking and giving back
+ *   quarantine.c  those that were given up, until they are free
  *   commit.c    memory -> file, in an order that a crash cannot hurt
  *   epoch.c     when nobody looks at a retired thing any more
+ *   deflate.c, packing.c  compressed clusters: encoding, room for them
  *   compress.c, status.c, overlap.c, check.c, resize.c
  *
  * How it works. Metadata lives in memory and reaches the file at a commit
@@ -54,6 +56,7 @@ enum {
     QCOW2_RANGE_L1,
     QCOW2_RANGE_REFTABLE,
     QCOW2_RANGE_SNAPSHOTS,
+    QCOW2_RANGE_BITMAPS,
     QCOW2_RANGES,
 };
 
@@ -81,7 +84,9 @@ typedef struct Qcow2State {
     int64_t refcount_cache_bytes;
     bool discard_to_file; /* freed clusters are punched out of the file */
     bool for_check;       /* opened though damaged: no I/O but checking */
+    bool guards; /* loaded entries are checked: there may be writes */
     struct Qcow2Inflater *inflater;
+    struct Qcow2Deflater *deflater;
     Qcow2Epoch *epoch;
 
     /* -- atomic ----------------------------------------------------------- */
@@ -98,7 +103,9 @@ typedef struct Qcow2State {
     Qcow2L2Cache l2;    /* atomics inside: see l2_cache.h */
     Qcow2Refcounts refcounts;
     Qcow2Quarantine quarantine;
-    GArray *overlap_index; /* overlap.c's; NULL until the first use */
+    GArray *overlap_index;    /* overlap.c's; NULL until the first use */
+    GHashTable *overlap_late; /* likewise */
+    GArray *snapshot_index;   /* likewise; NULL: no snapshots */
     Qcow2InFlight *in_flight;
     CoQueue in_flight_queue;
     /*
@@ -106,6 +113,7 @@ typedef struct Qcow2State {
      * grown it ourselves.
      */
     int64_t fresh_offset;
+    int64_t packing_offset; /* where compressed data goes on; 0: nowhere */
     int64_t used_end; /* of the file; what lies behind we cut at closing */
     bool allocated_since_barrier; /* the next commit orders data first */
 } Qcow2State;
@@ -184,6 +192,10 @@ int coroutine_fn qcow2_co_block_status(BlockDriverState *bs, bool want_zero,
 int coroutine_fn qcow2_co_truncate(BlockDriverState *bs, int64_t length,
                                    bool exact, BdrvPreallocMode prealloc,
                                    BdrvRequestFlags flags, GError **error);
+
+/* backing_name.c */
+bool qcow2_change_backing_file(BlockDriverState *bs, const char *name,
+                               const char *format, GError **error);
 
 /* The table that drivers/registry.c lists. */
 extern const BlockDriver bdrv_qcow2;

@@ -3,7 +3,8 @@
  * refcounts of host clusters
  *
  * Answers "is this host cluster free?" and takes or gives clusters back. It
- * knows nothing of guest offsets. Writing to the file is commit.c's.
+ * knows nothing of guest offsets. Writing to the file is commit.c's, waiting
+ * until something is free quarantine.c's.
  *
  *   header ──▶ [table: 8 bytes an entry] ──▶ [block: one cluster of counts]
  *
@@ -24,6 +25,7 @@
 #include "drivers/qcow2/refcount.h"
 
 #include "block/io/io.h"
+#include "drivers/qcow2/overlap.h"
 #include "drivers/qcow2/qcow2.h"
 
 #include <errno.h>
@@ -392,6 +394,7 @@ static int coroutine_fn make_block(BlockDriverState *bs, int64_t table_index,
     block = add_block(q, table_index, cluster << q->cluster_bits,
                       g_malloc0(q->cluster_bytes));
     mark_block_dirty(counts, block, 0, q->cluster_bytes);
+    qcow2_overlap_note(bs, block->host_offset);
     set_table_entry(counts, table_index, block->host_offset);
     ret = get_block(bs, cluster >> counts->block_bits, &owner);
     if (ret < 0) {
@@ -400,7 +403,9 @@ static int coroutine_fn make_block(BlockDriverState *bs, int64_t table_index,
         return ret;
     }
     set_count(q, owner, cluster, 1);
+    /* Whatever becomes of the allocation that wanted it, it will be written. */
     q->fresh_offset = MAX(q->fresh_offset, (cluster + 1) << q->cluster_bits);
+    q->used_end = MAX(q->used_end, (cluster + 1) << q->cluster_bits);
     return 0;
 }
 
@@ -612,6 +617,37 @@ static int coroutine_fn grow_table(BlockDriverState *bs, int64_t entries)
     return 0;
 }
 
+int coroutine_fn qcow2_refcount_add(BlockDriverState *bs, int64_t host_offset,
+                                    int delta)
+{
+    Qcow2State *q = qcow2_state(bs);
+    Qcow2Refcounts *counts = &q->refcounts;
+    int64_t cluster = host_offset >> q->cluster_bits;
+    uint64_t max = UINT64_MAX >> (64 - (1u << counts->order));
+    Qcow2RefBlock *block;
+    uint64_t count;
+    int ret = get_block(bs, cluster >> counts->block_bits, &block);
+
+    if (ret < 0) {
+        return ret;
+    }
+    count = block ? get_count(q, block, cluster) : 0;
+    if (count == 0) {
+        return -EIO; /* it is free: nobody can have a reference */
+    }
+    if (delta > 0 && count == max) {
+        return -ERANGE;
+    }
+    set_count(q, block, cluster, count + delta);
+    if (delta < 0 && count == 1) {
+        counts->cursor = MIN(counts->cursor, cluster);
+        if (q->packing_offset >> q->cluster_bits == cluster) {
+            q->packing_offset = 0; /* its rest is free, too */
+        }
+    }
+    return 0;
+}
+
 void coroutine_fn qcow2_unalloc_clusters(BlockDriverState *bs,
                                          int64_t host_offset,
                                          int64_t clusters)
@@ -629,170 +665,4 @@ void coroutine_fn qcow2_unalloc_clusters(BlockDriverState *bs,
         set_count(q, block, i, 0);
         q->refcounts.cursor = MIN(q->refcounts.cursor, i);
     }
-}
-
-/* -- quarantine (Q3) ------------------------------------------------------ */
-
-void qcow2_freed_batch_free(Qcow2FreedBatch *batch)
-{
-    if (batch) {
-        g_array_unref(batch->freed);
-        g_free(batch);
-    }
-}
-
-static void append_freed(GArray *array, Qcow2Freed freed)
-{
-    Qcow2Freed *last =
-        array->len ? &g_array_index(array, Qcow2Freed, array->len - 1) : NULL;
-
-    if (last && last->host_offset + last->bytes == freed.host_offset) {
-        last->bytes += freed.bytes;
-    } else {
-        g_array_append_val(array, freed);
-    }
-}
-
-void qcow2_quarantine_add(BlockDriverState *bs, int64_t host_offset,
-                          int64_t bytes)
-{
-    Qcow2State *q = qcow2_state(bs);
-    int64_t start = align_down(host_offset, q->cluster_bytes);
-    int64_t end = align_up(host_offset + bytes, q->cluster_bytes);
-
-    append_freed(q->quarantine.open, (Qcow2Freed){ start, end - start });
-    q->quarantine.open_bytes += end - start;
-}
-
-void qcow2_quarantine_add_entry(BlockDriverState *bs, uint64_t entry)
-{
-    Qcow2State *q = qcow2_state(bs);
-    int64_t host_offset = entry & QCOW2_OFFSET_MASK;
-    int64_t bytes = q->cluster_bytes;
-
-    if (entry & QCOW2_L2_COMPRESSED) {
-        host_offset = qcow2_compressed_offset(entry, q->cluster_bits);
-        bytes = qcow2_compressed_bytes(entry, q->cluster_bits);
-        q->quarantine.open_has_compressed = true;
-    } else if (host_offset == 0) {
-        return;
-    }
-    if (host_offset >= qcow2_file_length(q) ||
-        qcow2_hits_main_metadata(q, host_offset, bytes)) {
-        g_debug("%s: a damaged L2 entry 0x%" PRIx64 " is dropped",
-                bdrv_name(bs), entry);
-        return;
-    }
-    qcow2_quarantine_add(bs, host_offset, bytes);
-}
-
-Qcow2FreedBatch *qcow2_quarantine_close(BlockDriverState *bs)
-{
-    Qcow2Quarantine *quarantine = &qcow2_state(bs)->quarantine;
-    Qcow2FreedBatch *batch;
-
-    if (quarantine->open->len == 0) {
-        return NULL;
-    }
-    batch = g_new0(Qcow2FreedBatch, 1);
-    batch->freed = quarantine->open;
-    batch->has_compressed = quarantine->open_has_compressed;
-    batch->bytes = quarantine->open_bytes;
-    quarantine->open = g_array_new(FALSE, FALSE, sizeof(Qcow2Freed));
-    quarantine->open_has_compressed = false;
-    quarantine->open_bytes = 0;
-    return batch;
-}
-
-void qcow2_quarantine_reopen(BlockDriverState *bs, Qcow2FreedBatch *batch)
-{
-    Qcow2Quarantine *quarantine = &qcow2_state(bs)->quarantine;
-
-    if (!batch) {
-        return;
-    }
-    for (guint i = 0; i < batch->freed->len; i++) {
-        append_freed(quarantine->open,
-                     g_array_index(batch->freed, Qcow2Freed, i));
-    }
-    quarantine->open_has_compressed |= batch->has_compressed;
-    quarantine->open_bytes += batch->bytes;
-    qcow2_freed_batch_free(batch);
-}
-
-void qcow2_quarantine_push(BlockDriverState *bs, Qcow2FreedBatch *batch)
-{
-    Qcow2State *q = qcow2_state(bs);
-
-    if (!batch) {
-        return;
-    }
-    batch->ticket = qcow2_epoch_retire(q->epoch);
-    if (q->quarantine.last) {
-        q->quarantine.last->next = batch;
-    } else {
-        q->quarantine.first = batch;
-    }
-    q->quarantine.last = batch;
-}
-
-bool qcow2_quarantine_is_ripe(BlockDriverState *bs)
-{
-    Qcow2State *q = qcow2_state(bs);
-
-    if (!q->quarantine.first) {
-        return false;
-    }
-    qcow2_epoch_poll(q->epoch);
-    return qcow2_epoch_passed(q->epoch, q->quarantine.first->ticket);
-}
-
-Qcow2FreedBatch *qcow2_quarantine_pop(BlockDriverState *bs)
-{
-    Qcow2Quarantine *quarantine = &qcow2_state(bs)->quarantine;
-    Qcow2FreedBatch *batch = quarantine->first;
-
-    if (!qcow2_quarantine_is_ripe(bs)) {
-        return NULL;
-    }
-    quarantine->first = batch->next;
-    if (!quarantine->first) {
-        quarantine->last = NULL;
-    }
-    batch->next = NULL;
-    return batch;
-}
-
-/* One cluster of a batch loses its reference. */
-static void coroutine_fn drop_cluster(BlockDriverState *bs, int64_t cluster)
-{
-    Qcow2State *q = qcow2_state(bs);
-    Qcow2RefBlock *block;
-    uint64_t count;
-
-    if (get_block(bs, cluster >> q->refcounts.block_bits, &block) < 0 ||
-        !block || (count = get_count(q, block, cluster)) == 0) {
-        return; /* damaged refcounts: a leak is the safe side */
-    }
-    set_count(q, block, cluster, count - 1);
-    if (count == 1) {
-        q->refcounts.cursor = MIN(q->refcounts.cursor, cluster);
-    }
-}
-
-void coroutine_fn qcow2_quarantine_drop(BlockDriverState *bs,
-                                        Qcow2FreedBatch *batch)
-{
-    Qcow2State *q = qcow2_state(bs);
-
-    for (guint i = 0; i < batch->freed->len; i++) {
-        Qcow2Freed *freed = &g_array_index(batch->freed, Qcow2Freed, i);
-        int64_t start = freed->host_offset >> q->cluster_bits;
-        int64_t count = freed->bytes >> q->cluster_bits;
-
-        for (int64_t k = start; k < start + count; k++) {
-            drop_cluster(bs, k);
-        }
-    }
-    qcow2_freed_batch_free(batch);
 }

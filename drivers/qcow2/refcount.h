@@ -92,6 +92,15 @@ int coroutine_fn qcow2_alloc_clusters(BlockDriverState *bs, int64_t wanted,
                                       int64_t *ret_host_offset,
                                       int64_t *ret_clusters);
 
+/*
+ * qcow2_refcount_add:
+ * One reference more (@delta 1) or less (-1) to a cluster in use. -ERANGE: the
+ * count has no room; -EIO: the cluster is free. Lowering is for who knows that
+ * nobody looks any more: others use the quarantine. Coroutine.
+ */
+int coroutine_fn qcow2_refcount_add(BlockDriverState *bs, int64_t host_offset,
+                                    int delta);
+
 /* Gives back clusters that were never published. Coroutine. */
 void coroutine_fn qcow2_unalloc_clusters(BlockDriverState *bs,
                                          int64_t host_offset,

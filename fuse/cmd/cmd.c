@@ -18,8 +18,13 @@
 
 static const ImageCommand *const commands[] = {
     &image_command_check,
+    &image_command_compare,
+    &image_command_convert,
     &image_command_create,
     &image_command_info,
+    &image_command_map,
+    &image_command_measure,
+    &image_command_resize,
 };
 
 const ImageCommand *image_command_at(size_t index)

@@ -56,7 +56,12 @@ BlockBackend *image_command_open(const char *filename, const char *format,
 void image_command_print_json(JsonNode *root);
 
 extern const ImageCommand image_command_check;
+extern const ImageCommand image_command_compare;
+extern const ImageCommand image_command_convert;
 extern const ImageCommand image_command_create;
 extern const ImageCommand image_command_info;
+extern const ImageCommand image_command_map;
+extern const ImageCommand image_command_measure;
+extern const ImageCommand image_command_resize;
 
 #endif

@@ -9,6 +9,8 @@
  *   REFUSE  a read-only open fails
  *   EIO     it opens (or not), and a read of the marked place fails with -EIO
  *   NO_WRITE a write to the marked place, or its flush, fails
+ *   NO_PLACE it opens for writing, a write to the marked place fails with
+ *           -EIO and marks the image corrupt, other places can be read
  *   RO      it opens read-only, the file stays as it was; read-write fails
  *   NOFILE  the open fails, because of a name that the image may not use
  *   OK      the seed: it reads, so that the rest means something
@@ -35,13 +37,14 @@
 #define CASE_SECONDS 10
 #define CASE_RSS_KIB (64 * 1024)
 #define CASE_DATA_BYTES (256 * MIB)
-#define EDITS 8
+#define EDITS 12
 
 typedef enum Expect {
     OK,
     REFUSE,
     EIO_READ,
     NO_WRITE,
+    NO_PLACE,
     RO,
     NOFILE,
 } Expect;
@@ -71,6 +74,13 @@ typedef struct Case {
               EXT(QCOW2_EXTENSION_BACKING_FORMAT, 3),                       \
               { SEED_EXTENSIONS + 8, 3, 0x726177 } },                       \
     .text = name, .text_offset = 4096
+/* A directory entry: a bitmap without a table, named "b". */
+#define SEED_BITMAP(at) { at + 16, 4, 0x01100001 }, { at + 20, 4, 0 }, \
+                        { at + 24, 1, 'b' }
+/* A table of one snapshot at @at, whose L1 is at @l1. */
+#define SEED_SNAPSHOT(at, l1) { 60, 4, 1 }, { 64, 8, at }, { at, 8, l1 },    \
+                              { at + 8, 4, 1 }, { at + 12, 4, 0x00010001 }, \
+                              { at + 36, 4, 16 }, { at + 56, 2, 0x3131 }
 #define L2_ENTRY(n) (SEED_L2 + 8 * (n))
 
 /* Most members of a case are not given: nothing special. */
@@ -122,10 +132,25 @@ static const Case cases[] = {
     { "Q14b-data-file-missing", NOFILE,
       { { 72, 8, QCOW2_INCOMPAT_DATA_FILE } } },
     { "Q15-incompatible-63", REFUSE, { { 72, 8, 1ull << 63 } } },
-    { "Q16a-l2-to-l1", NO_WRITE,
+    { "Q16a-l2-to-l1", NO_PLACE,
       { { L2_ENTRY(0), 8, QCOW2_ENTRY_COPIED | SEED_L1 } } },
-    { "Q16e-l2-to-reftable", NO_WRITE,
+    { "Q16e-l2-to-reftable", NO_PLACE,
       { { L2_ENTRY(0), 8, QCOW2_ENTRY_COPIED | SEED_REFTABLE } } },
+    { "Q16h-l2-to-refblock", NO_PLACE,
+      { { L2_ENTRY(0), 8, QCOW2_ENTRY_COPIED | SEED_REFBLOCK } } },
+    { "Q16i-l2-to-itself", NO_PLACE,
+      { { L2_ENTRY(0), 8, QCOW2_ENTRY_COPIED | SEED_L2 } } },
+    { "Q16j-l2-shared-refblock", NO_PLACE,
+      { { L2_ENTRY(0), 8, SEED_REFBLOCK } } },
+    { "Q16k-l2-zero-to-refblock", NO_PLACE,
+      { { L2_ENTRY(0), 8, QCOW2_ENTRY_COPIED | QCOW2_L2_ZERO |
+                          SEED_REFBLOCK } } },
+    { "Q16l-l2-to-free", NO_PLACE,
+      { { SEED_REFBLOCK + 10, 2, 0 } } },
+    { "Q16m-l2-to-bitmaps", NO_PLACE,
+      { EXT(QCOW2_EXTENSION_BITMAPS, 24), { 120, 4, 1 },
+        { 128, 8, 48 }, { 136, 8, SEED_DATA }, { 88, 8, 1 },
+        SEED_BITMAP(SEED_DATA) } },
     { "Q16b-l2-unaligned", EIO_READ,
       { { L2_ENTRY(0), 8, QCOW2_ENTRY_COPIED | (SEED_DATA + 512) } } },
     { "Q16c-l2-far", EIO_READ,
@@ -282,6 +307,41 @@ static int judge_write(const Case *one, const char *path)
     return ret < 0 ? 0 : wrong(one, "was written");
 }
 
+/* Is the corrupt bit in the file? */
+static bool file_is_marked(const char *path)
+{
+    g_autofree char *now = NULL;
+    gsize bytes;
+
+    return g_file_get_contents(path, &now, &bytes, NULL) && bytes > 80 &&
+           (now[79] & QCOW2_INCOMPAT_CORRUPT);
+}
+
+static int judge_place(const Case *one, const char *path)
+{
+    BlockBackend *blk = open_image(path, BDRV_O_RDWR, /* error= */ NULL);
+    g_autofree uint8_t *buffer = g_malloc0(SEED_CLUSTER);
+    int write, read;
+
+    if (!blk) {
+        return wrong(one, "does not open for writing");
+    }
+    /* Reading first has the entry in memory when the write comes. */
+    read = blk_pread(blk, one->at, 512, buffer);
+    if (read == 0) {
+        read = blk_pread(blk, SEED_CLUSTER, 512, buffer);
+    }
+    write = blk_pwrite(blk, one->at, SEED_CLUSTER, buffer);
+    blk_free(blk);
+    if (read < 0 || buffer[0] != 0x22) {
+        return wrong(one, "cannot be read");
+    }
+    if (write != -EIO) {
+        return wrong(one, write ? "write: other error" : "was written");
+    }
+    return file_is_marked(path) ? 0 : wrong(one, "is not marked corrupt");
+}
+
 static int judge_read_only(const Case *one, const char *path)
 {
     BlockBackend *blk = open_image(path, BDRV_O_RDONLY, /* error= */ NULL);
@@ -328,6 +388,8 @@ static int case_judge(const Case *one, const char *path)
         return judge_read_only(one, path);
     case NO_WRITE:
         return judge_write(one, path);
+    case NO_PLACE:
+        return judge_place(one, path);
     case OK:
     case EIO_READ:
         break;
@@ -344,7 +406,12 @@ static void child_run(const Case *one, const char *path)
     struct rlimit core = { 0, 0 };
     AioContext *ctx;
 
+    /* AddressSanitizer's shadow memory alone is above any limit. */
+#if !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
     setrlimit(RLIMIT_DATA, &data);
+#else
+    (void) data;
+#endif
     setrlimit(RLIMIT_CORE, &core);
     alarm(CASE_SECONDS);
     drivers_register_all();

@@ -72,7 +72,7 @@ unmount mnt
 check_image a.qcow2
 truncate -s 5M a.raw
 dd if=b.raw of=a.raw bs=512 seek=10240 count=8 conv=notrunc status=none
-quiet qemu-img compare -s a.raw a.qcow2
+quiet qemu-img compare a.raw a.qcow2
 
 step "a raw image that was probed cannot be made to look like another format"
 cp b.raw plain.img

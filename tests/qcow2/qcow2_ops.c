@@ -45,7 +45,7 @@ static const GOptionEntry entries[] = {
       "N" },
     { "direct", 0, 0, G_OPTION_ARG_NONE, &arg_direct, "O_DIRECT", NULL },
     { "kinds", 0, 0, G_OPTION_ARG_STRING, &arg_ops_kinds,
-      "letters to choose from: r w z u d f", "LETTERS" },
+      "letters to choose from: r w c z u d f", "LETTERS" },
     { NULL, 0, 0, G_OPTION_ARG_NONE, NULL, NULL, NULL },
 };
 
@@ -179,6 +179,40 @@ static void coroutine_fn op_write(Job *job, int64_t offset, int64_t bytes)
     memcpy(model + offset, job->buffer, bytes);
 }
 
+/* Whole clusters of the range, each with content that compresses or not. */
+static void coroutine_fn op_compressed(Job *job, int64_t offset,
+                                       int64_t bytes)
+{
+    int64_t cluster = blk_cluster_bytes(blk);
+    int64_t start = align_up(offset, cluster);
+    int64_t end = align_down(offset + bytes, cluster);
+
+    if (offset + bytes == length) {
+        end = length;
+    }
+    for (int64_t at = start; at < end; at += cluster) {
+        int64_t part = MIN(cluster, end - at);
+        bool dense = next_random(job) % 2;
+        uint64_t pattern = next_random(job);
+        IoVec iov;
+        int ret;
+
+        for (int64_t i = 0; i < part; i++) {
+            job->buffer[i] = dense ? next_random(job) >> 40
+                                   : (pattern >> (i % 8 * 8)) +
+                                         (uint64_t)i / 512;
+        }
+        make_iov(job, &iov, part);
+        ret = blk_co_pwritev(blk, at, part, &iov, BDRV_REQ_WRITE_COMPRESSED);
+        iovec_destroy(&iov);
+        if (ret < 0) {
+            fail(job, "compressed write", at, part, ret);
+            return;
+        }
+        memcpy(model + at, job->buffer, part);
+    }
+}
+
 static void coroutine_fn op_zeroes(Job *job, int64_t offset, int64_t bytes,
                                    BdrvRequestFlags flags)
 {
@@ -222,6 +256,9 @@ static void coroutine_fn run_one(Job *job, int64_t offset, int64_t bytes)
         break;
     case 'w':
         op_write(job, offset, bytes);
+        break;
+    case 'c':
+        op_compressed(job, offset, bytes);
         break;
     case 'z':
         op_zeroes(job, offset, bytes, 0);
@@ -303,6 +340,10 @@ static bool compare_all(void)
     return true;
 }
 
+static void do_nothing(void *opaque)
+{
+}
+
 static void run_threads(void)
 {
     int count = arg_threads * arg_jobs;
@@ -322,7 +363,8 @@ static void run_threads(void)
                      &jobs[i * arg_jobs]);
     }
     for (int i = 0; i < arg_threads; i++) {
-        io_thread_run(threads[i], (AioCallback *)aio_context_current, NULL);
+        /* start_jobs has run when this has */
+        io_thread_run(threads[i], do_nothing, NULL);
         io_thread_free(threads[i]); /* when its jobs have ended */
     }
     for (int i = 0; i < count; i++) {

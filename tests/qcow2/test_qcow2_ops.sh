@@ -95,6 +95,21 @@ for type in zlib zstd; do
     run "compressed, $type" t.qcow2
 done
 
+# Compressed writes among all others, packed and replaced.
+for cluster in 512 4k 64k 2M; do
+    for type in zlib zstd; do
+        fresh packed 16M "cluster_size=$cluster,compression_type=$type"
+        run "compressed writes, $cluster, $type" t.qcow2 \
+            --kinds rrcccccwwzudf --max-kib 2048
+    done
+done
+for bits in 1 2 64; do
+    fresh packed 16777217 "cluster_size=4k,refcount_bits=$bits"
+    run "compressed writes, refcount_bits $bits" t.qcow2 --kinds rcccwdf
+done
+fresh packed 16M compat=0.10
+run "compressed writes, 0.10" t.qcow2 --kinds rcccwdf
+
 # A snapshot keeps what it had.
 for cluster in 512 64k 2M; do
     fresh snapshot 16M "cluster_size=$cluster"

@@ -89,6 +89,12 @@ static bool is_overlay(const MemoryState *s)
     return s->config.cluster_bytes > 0;
 }
 
+/* A status query may look while a write elsewhere allocates. */
+static bool has_cluster(const MemoryState *s, int64_t index)
+{
+    return __atomic_load_n(&s->allocated[index], __ATOMIC_ACQUIRE);
+}
+
 /* Bytes from @offset to the end of its cluster, at most @bytes. */
 static int64_t in_cluster(const MemoryState *s, int64_t offset, int64_t bytes)
 {
@@ -128,7 +134,8 @@ static int coroutine_fn memory_co_preadv(BlockDriverState *bs, int64_t offset,
     while (ret == 0 && bytes > 0) {
         int64_t piece = is_overlay(s) ? in_cluster(s, offset, bytes) : bytes;
 
-        if (is_overlay(s) && !s->allocated[offset / s->config.cluster_bytes]) {
+        if (is_overlay(s) &&
+            !has_cluster(s, offset / s->config.cluster_bytes)) {
             ret = read_backing(bs, offset, piece, iov, at);
         } else {
             iovec_from_buffer(iov, at, s->data + offset, piece);
@@ -155,10 +162,10 @@ static int coroutine_fn allocate(BlockDriverState *bs, int64_t offset,
          ret == 0 && i * cluster < offset + bytes; i++) {
         IoVec iov;
 
-        if (!s->allocated[i]) {
+        if (!has_cluster(s, i)) {
             iovec_init_buffer(&iov, s->data + i * cluster, cluster);
             ret = read_backing(bs, i * cluster, cluster, &iov, 0);
-            s->allocated[i] = true;
+            __atomic_store_n(&s->allocated[i], true, __ATOMIC_RELEASE);
         }
     }
     return ret;
@@ -233,7 +240,7 @@ static int coroutine_fn memory_co_block_status(BlockDriverState *bs,
     for (; at < end; at += unit) {
         bool is_zero = want_zero && at + unit <= s->data_bytes &&
                        buffer_is_zero(s->data + at, unit);
-        int answer = is_overlay(s) && !s->allocated[at / unit] ? 0
+        int answer = is_overlay(s) && !has_cluster(s, at / unit) ? 0
             : is_zero ? BDRV_BLOCK_ZERO : BDRV_BLOCK_DATA;
 
         if (first >= 0 && answer != first) {
@@ -308,6 +315,15 @@ static void memory_driver_close(BlockDriverState *bs)
     g_free(s->allocated);
 }
 
+static bool memory_reopen_prepare(BlockReopenState *state, GError **error)
+{
+    return true; /* nothing depends on the flags */
+}
+
+static const BlockReopenOps memory_reopen = {
+    .prepare = memory_reopen_prepare,
+};
+
 static const BlockDriver memory_driver = {
     .format_name = "test-memory",
     .instance_size = sizeof(MemoryState),
@@ -316,6 +332,7 @@ static const BlockDriver memory_driver = {
     .open = memory_driver_open,
     .close = memory_driver_close,
     .refresh_limits = memory_refresh_limits,
+    .reopen = &memory_reopen,
     .co_preadv = memory_co_preadv,
     .co_pwritev = memory_co_pwritev,
     .co_pwrite_zeroes = memory_co_pwrite_zeroes,

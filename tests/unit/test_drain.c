@@ -112,6 +112,39 @@ static void test_drains_nest(void **state)
     bdrv_detach_child(child);
 }
 
+/* A user of the child on another way is held back, unlike by a plain drain. */
+static void test_a_drained_subtree_holds_back_users_below(void **state)
+{
+    g_autoptr(BlockDriverState) m = test_node("m", 0);
+    g_autoptr(BlockDriverState) a = filter_on_m();
+    Root root_a = {0}, root_m = {.busy_polls = 2};
+    BdrvChild *child_a = root_on(a, &root_a);
+    BdrvChild *child_m = root_on(m, &root_m);
+
+    bdrv_subtree_drained_begin(a);
+    assert_int_equal(root_a.begins, 1);
+    assert_int_equal(root_m.begins, 1);
+    assert_int_equal(root_m.busy_polls, 0);
+
+    bdrv_drained_begin(m);
+    bdrv_drain_all_begin();
+    bdrv_subtree_drained_begin(m);
+    bdrv_subtree_drained_end(a);
+    assert_int_equal(root_m.ends, 0);
+    assert_int_equal(test_mem(m)->drain_ends, 0);
+    bdrv_drained_end(m);
+    bdrv_subtree_drained_end(m);
+    assert_int_equal(root_m.ends, 0);
+    bdrv_drain_all_end();
+    assert_int_equal(root_a.begins, root_a.ends);
+    assert_int_equal(root_m.begins, root_m.ends);
+    assert_int_equal(test_mem(m)->drain_begins, 1);
+    assert_int_equal(test_mem(m)->drain_ends, 1);
+    assert_int_equal(a->quiesce_count + m->quiesce_count, 0);
+    bdrv_detach_child(child_a);
+    bdrv_detach_child(child_m);
+}
+
 static void test_detaching_while_drained_tells_the_parent(void **state)
 {
     g_autoptr(BlockDriverState) m = test_node("m", 0);
@@ -148,6 +181,7 @@ int main(void)
         cmocka_unit_test(test_a_drain_reaches_all_roots_above_and_drivers),
         cmocka_unit_test(test_below_only_the_drivers_are_stopped),
         cmocka_unit_test(test_drains_nest),
+        cmocka_unit_test(test_a_drained_subtree_holds_back_users_below),
         cmocka_unit_test(test_detaching_while_drained_tells_the_parent),
         cmocka_unit_test(test_a_child_lost_while_drained_is_released),
     };

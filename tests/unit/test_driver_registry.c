@@ -42,8 +42,8 @@ static void test_no_function_is_left_out(void **state)
                     d->co_block_status && d->co_flush_to_os &&
                     d->co_flush_to_disk && d->co_truncate && d->co_getlength &&
                     d->co_copy_range_from && d->co_copy_range_to &&
-                    d->co_get_allocated_file_size && d->co_io_plug &&
-                    d->co_io_unplug && d->get_info && d->get_specific_info &&
+                    d->co_get_allocated_file_size &&
+                    d->get_info && d->get_specific_info &&
                     d->has_zero_init);
         assert_true(d->perm->check_perm && d->perm->set_perm &&
                     d->perm->abort_perm_update && d->perm->child_perm);

@@ -123,7 +123,7 @@ static void test_unknown_things_are_named(void **state)
     Fixture *f = *state;
 
     assert_fails(f, open_name(f, "plain", "driver=nosuch", 0),
-                 IMGFUSE_ERROR_OPTION, "unknown format 'nosuch'; known "
+                 IMGFUSE_ERROR_NOT_FOUND, "unknown format 'nosuch'; known "
                  "formats: file, raw, tfilter, tfmt, tmem");
     assert_fails(f, open_name(f, "plain", "driver=tfmt,clustersize=1", 0),
                  IMGFUSE_ERROR_OPTION,

@@ -1,0 +1,136 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * options that several image commands have, with one meaning everywhere
+ *
+ * Nothing here opens a file before common_args_open(): a wrong command line
+ * costs nothing.
+ *
+ * Locking: none; main thread.
+ */
+#include "fuse/cmd/common.h"
+
+#include "block/graph/reference_policy.h"
+
+#include <getopt.h>
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+void common_args_init(CommonArgs *args)
+{
+    *args = (CommonArgs) { .allowed = g_ptr_array_new() };
+}
+
+void common_args_clear(CommonArgs *args)
+{
+    g_clear_pointer(&args->allowed, g_ptr_array_unref);
+}
+
+bool common_args_take(CommonArgs *args, int option)
+{
+    switch (option) {
+    case 'f':
+        args->format = optarg;
+        return true;
+    case 'U':
+        args->force_share = true;
+        return true;
+    case 'q':
+        args->quiet = true;
+        return true;
+    case 'p':
+        args->show_progress = true;
+        return true;
+    case COMMON_OUTPUT:
+        return image_command_parse_output(optarg, &args->json);
+    case COMMON_IMAGE_OPTS:
+        args->image_opts = true;
+        return true;
+    case COMMON_ALLOW_PATH:
+        g_ptr_array_add(args->allowed, optarg);
+        return true;
+    default:
+        return false;
+    }
+}
+
+BlockBackend *common_args_open(const CommonArgs *args, const char *filename,
+                               const char *format, BdrvOpenFlags flags,
+                               const char *user, GError **error)
+{
+    g_autoptr(ReferencePolicy) policy = reference_policy_new();
+
+    for (guint i = 0; i < args->allowed->len; i++) {
+        if (!reference_policy_allow_path(policy,
+                                         g_ptr_array_index(args->allowed, i),
+                                         error)) {
+            return NULL;
+        }
+    }
+    flags |= args->force_share ? BDRV_O_FORCE_SHARE : 0;
+    return image_command_open(filename, format, args->image_opts, flags,
+                              policy, user, error);
+}
+
+BlockOptions *common_join_options(const GPtrArray *strings, GError **error)
+{
+    g_autoptr(BlockOptions) all = block_options_new();
+
+    /* From the last to the first: a later -o wins. */
+    for (guint i = strings->len; i > 0; i--) {
+        g_autoptr(BlockOptions) one =
+            block_options_from_string(g_ptr_array_index(strings, i - 1),
+                                      error);
+
+        if (!one) {
+            return NULL;
+        }
+        block_options_join(all, one);
+    }
+    return g_steal_pointer(&all);
+}
+
+bool common_parse_cache(const char *text, BdrvOpenFlags *ret_flags)
+{
+    static const struct {
+        const char *name;
+        BdrvOpenFlags flags;
+    } modes[] = {
+        { "writeback", 0 },
+        { "none", BDRV_O_NOCACHE },
+        { "writethrough", BDRV_O_WRITETHROUGH },
+        { "directsync", BDRV_O_NOCACHE | BDRV_O_WRITETHROUGH },
+        { "unsafe", BDRV_O_NO_FLUSH },
+    };
+
+    for (size_t i = 0; i < G_N_ELEMENTS(modes); i++) {
+        if (strcmp(modes[i].name, text) == 0) {
+            *ret_flags = modes[i].flags;
+            return true;
+        }
+    }
+    fprintf(stderr, "imgfuse: '%s' is no cache mode; use writeback, none, "
+            "writethrough, directsync or unsafe\n", text);
+    return false;
+}
+
+static bool progress_is_wanted(const CommonArgs *args)
+{
+    return !args->quiet && (args->show_progress || isatty(STDOUT_FILENO));
+}
+
+void common_progress(const CommonArgs *args, int64_t done, int64_t total)
+{
+    if (progress_is_wanted(args)) {
+        printf("    (%3.2f/100%%)\r", total > 0 ? done * 100.0 / total
+                                                : 100.0);
+        fflush(stdout);
+    }
+}
+
+void common_progress_end(const CommonArgs *args)
+{
+    if (progress_is_wanted(args)) {
+        printf("\n");
+    }
+}

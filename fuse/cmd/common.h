@@ -1,0 +1,75 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * options that several image commands have, with one meaning everywhere
+ *
+ * A command puts COMMON_LETTERS and COMMON_LONG_OPTIONS into its own lists,
+ * hands every letter that it does not know itself to common_args_take(), and
+ * opens its images with common_args_open().
+ */
+#ifndef FUSE_CMD_COMMON_H
+#define FUSE_CMD_COMMON_H
+
+#include "fuse/cmd/cmd.h"
+
+typedef struct CommonArgs {
+    const char *format;   /* -f */
+    bool image_opts;      /* --image-opts */
+    bool force_share;     /* -U, --force-share */
+    bool json;            /* --output */
+    bool quiet;           /* -q */
+    bool show_progress;   /* -p */
+    GPtrArray *allowed;   /* --allow-path, each */
+} CommonArgs;
+
+/* Long options without a letter; a command's own ones start at FIRST_FREE. */
+enum {
+    COMMON_OUTPUT = 256,
+    COMMON_IMAGE_OPTS,
+    COMMON_ALLOW_PATH,
+    COMMON_FIRST_FREE,
+};
+
+#define COMMON_LETTERS "f:Uqp"
+#define COMMON_LONG_OPTIONS \
+    { "format", required_argument, NULL, 'f' }, \
+    { "force-share", no_argument, NULL, 'U' }, \
+    { "quiet", no_argument, NULL, 'q' }, \
+    { "progress", no_argument, NULL, 'p' }, \
+    { "output", required_argument, NULL, COMMON_OUTPUT }, \
+    { "image-opts", no_argument, NULL, COMMON_IMAGE_OPTS }, \
+    { "allow-path", required_argument, NULL, COMMON_ALLOW_PATH }
+
+void common_args_init(CommonArgs *args);
+void common_args_clear(CommonArgs *args);
+G_DEFINE_AUTO_CLEANUP_CLEAR_FUNC(CommonArgs, common_args_clear)
+
+/*
+ * common_args_take:
+ * What getopt_long() found as @option, with optarg. False when it is none of
+ * the common ones, or has a bad value (which a line says).
+ */
+bool common_args_take(CommonArgs *args, int option);
+
+/*
+ * common_args_open:
+ * The image @filename of @format (NULL: probed), as the options say. NULL
+ * with @error.
+ */
+BlockBackend *common_args_open(const CommonArgs *args, const char *filename,
+                               const char *format, BdrvOpenFlags flags,
+                               const char *user, GError **error);
+
+/* All the -o strings as one set of options; a later one wins. */
+BlockOptions *common_join_options(const GPtrArray *strings, GError **error);
+
+/* A cache mode of -t or -T; false with a line on standard error. */
+bool common_parse_cache(const char *text, BdrvOpenFlags *ret_flags);
+
+/*
+ * Shows that @done of @total bytes are done when the user wants to see it
+ * (-p, or a terminal and no -q); common_progress_end() ends the line.
+ */
+void common_progress(const CommonArgs *args, int64_t done, int64_t total);
+void common_progress_end(const CommonArgs *args);
+
+#endif

@@ -1,0 +1,172 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * imgfuse compare: does a reader of two images see the same bytes?
+ *
+ * Exit codes: 0 the same, 1 different, 2 an image cannot be opened, 3 an image
+ * does not say what is allocated, 4 an image cannot be read; wrong usage is 2.
+ *
+ * Locking: none; main thread.
+ */
+#include "fuse/cmd/common.h"
+
+#include "block/image/compare.h"
+
+#include <getopt.h>
+#include <inttypes.h>
+#include <stdio.h>
+
+#define EXIT_DIFFERENT 1
+#define EXIT_NOT_OPEN 2
+#define EXIT_NO_STATUS 3
+#define EXIT_UNREADABLE 4
+
+typedef struct CompareArgs {
+    CommonArgs common;
+    const char *filenames[2];
+    const char *second_format;
+    BdrvOpenFlags flags;
+    bool is_strict;
+} CompareArgs;
+
+static void show_progress(void *opaque, int64_t done, int64_t total)
+{
+    const CompareArgs *args = opaque;
+
+    common_progress(&args->common, done, total);
+}
+
+static int print_result(const CompareArgs *args, const ImageCompare *compare)
+{
+    bool loud = !args->common.quiet;
+
+    switch (compare->difference) {
+    case IMAGE_DIFFERS_CONTENT:
+        if (loud) {
+            printf("Content mismatch at offset %" PRId64 "!\n",
+                   compare->offset);
+        }
+        return EXIT_DIFFERENT;
+    case IMAGE_DIFFERS_STATUS:
+        if (loud) {
+            printf("Strict mode: Offset %" PRId64 " block status mismatch!\n",
+                   compare->offset);
+        }
+        return EXIT_DIFFERENT;
+    case IMAGE_DIFFERS_LENGTH:
+        if (loud) {
+            printf("Strict mode: Image size mismatch!\n");
+        }
+        return EXIT_DIFFERENT;
+    case IMAGE_SAME:
+        break;
+    }
+    if (loud) {
+        printf("Images are identical.\n");
+    }
+    return CMD_EXIT_OK;
+}
+
+static int compare_images(const CompareArgs *args, BlockBackend *first,
+                          BlockBackend *second, GError **error)
+{
+    ImageCompare compare = {
+        .images = { first, second },
+        .is_strict = args->is_strict,
+        .progress = show_progress,
+        .opaque = (void *)args,
+    };
+    bool ok;
+
+    if (!args->common.quiet && !args->is_strict &&
+        blk_length(first) != blk_length(second)) {
+        printf("Warning: Image size mismatch!\n");
+    }
+    ok = image_compare(&compare, error);
+    common_progress_end(&args->common);
+    if (!ok) {
+        g_prefix_error(error, "comparing '%s' with '%s': ", args->filenames[0],
+                       args->filenames[1]);
+        return compare.failed_stage == IMAGE_COMPARE_STATUS ? EXIT_NO_STATUS
+                                                            : EXIT_UNREADABLE;
+    }
+    return print_result(args, &compare);
+}
+
+static int compare_body(void *opaque, GError **error)
+{
+    const CompareArgs *args = opaque;
+    g_autoptr(BlockBackend) first =
+        common_args_open(&args->common, args->filenames[0],
+                         args->common.format, args->flags, "compare", error);
+    g_autoptr(BlockBackend) second = NULL;
+
+    if (!first) {
+        return EXIT_NOT_OPEN;
+    }
+    second = common_args_open(&args->common, args->filenames[1],
+                              args->second_format, args->flags, "compare",
+                              error);
+    return second ? compare_images(args, first, second, error)
+                  : EXIT_NOT_OPEN;
+}
+
+static bool parse_letter(CompareArgs *args, int option)
+{
+    switch (option) {
+    case 'F':
+        args->second_format = optarg;
+        return true;
+    case 's':
+        args->is_strict = true;
+        return true;
+    case 'T':
+        return common_parse_cache(optarg, &args->flags);
+    default:
+        return common_args_take(&args->common, option);
+    }
+}
+
+static bool parse_args(int argc, char **argv, CompareArgs *args)
+{
+    static const struct option long_options[] = {
+        COMMON_LONG_OPTIONS,
+        { NULL, 0, NULL, 0 },
+    };
+    int option;
+
+    optind = 1;
+    while ((option = getopt_long(argc, argv, COMMON_LETTERS "F:sT:",
+                                 long_options, NULL)) >= 0) {
+        if (!parse_letter(args, option)) {
+            return false;
+        }
+    }
+    if (argc - optind != 2) {
+        return false;
+    }
+    args->filenames[0] = argv[optind];
+    args->filenames[1] = argv[optind + 1];
+    return true;
+}
+
+static int compare_run(int argc, char **argv)
+{
+    CompareArgs args = { .is_strict = false };
+    int code = CMD_EXIT_USAGE;
+
+    common_args_init(&args.common);
+    if (parse_args(argc, argv, &args)) {
+        code = image_command_with_loop(compare_body, &args);
+    } else {
+        fprintf(stderr, "usage: imgfuse compare [-f FORMAT] [-F FORMAT] [-s] "
+                "[-p] [-q] [-T CACHE] [-U] [--image-opts] IMAGE IMAGE\n");
+    }
+    common_args_clear(&args.common);
+    return code;
+}
+
+const ImageCommand image_command_compare = {
+    .name = "compare",
+    .summary = "tell whether two images have the same content",
+    .run = compare_run,
+};

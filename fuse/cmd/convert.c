@@ -1,0 +1,427 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * imgfuse convert: all that an image shows, in a new image of another format
+ *
+ * The new image appears under its name when it is complete, and not before
+ * (block/image/create.h): a failure, or an interrupt, leaves what was there.
+ * Only with -n, and for devices, is a target written in place.
+ *
+ * Locking: none; main thread. The signal handler sets a flag.
+ */
+#include "fuse/cmd/common.h"
+
+#include "block/graph/edge.h"
+#include "block/graph/node.h"
+#include "block/graph/reference_policy.h"
+#include "block/image/convert.h"
+#include "block/image/create.h"
+#include "block/image/workers.h"
+
+#include <errno.h>
+#include <getopt.h>
+#include <inttypes.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <sys/vfs.h>
+
+enum { OPTION_TARGET_IS_ZERO = COMMON_FIRST_FREE };
+
+typedef struct ConvertArgs {
+    CommonArgs common;
+    const char *source_name;
+    const char *target_name;
+    const char *target_format;
+    GPtrArray *option_strings; /* of every -o */
+    char *backing_name;
+    char *backing_format;
+    BdrvOpenFlags source_flags;
+    BdrvOpenFlags target_flags;
+    int64_t sparse_bytes;
+    unsigned coroutines;
+    bool compress;
+    bool copy_range;
+    bool no_create;
+    bool target_is_zero;
+    /* -- while it works -------------------------------------------------- */
+    BlockBackend *source;
+} ConvertArgs;
+
+static int interrupted; /* by a signal; atomic */
+
+static void on_signal(int number)
+{
+    __atomic_store_n(&interrupted, 1, __ATOMIC_RELAXED);
+}
+
+/* An interrupt ends the work in an orderly way, once. */
+static void catch_signals(void)
+{
+    struct sigaction action = { .sa_handler = on_signal,
+                                .sa_flags = SA_RESETHAND };
+
+    sigaction(SIGINT, &action, NULL);
+    sigaction(SIGTERM, &action, NULL);
+    sigaction(SIGHUP, &action, NULL);
+}
+
+static void show_progress(void *opaque, int64_t done, int64_t total)
+{
+    const ConvertArgs *args = opaque;
+
+    common_progress(&args->common, done, total);
+}
+
+/* -- the target ---------------------------------------------------------- */
+
+/*
+ * Sharing extents is worth more than looking for zeros in them. File systems
+ * that cannot share copy no faster than we do.
+ */
+static bool can_share_extents(const char *source, const char *target)
+{
+    static const unsigned long sharing[] = {
+        0x9123683e /* btrfs */, 0x58465342 /* XFS */, 0xca451a4e /* bcachefs */,
+    };
+    struct statfs fs;
+    struct stat first;
+    struct stat second;
+
+    if (stat(source, &first) < 0 || stat(target, &second) < 0 ||
+        first.st_dev != second.st_dev || statfs(target, &fs) < 0) {
+        return false;
+    }
+    for (size_t i = 0; i < G_N_ELEMENTS(sharing); i++) {
+        if ((unsigned long)fs.f_type == sharing[i]) {
+            return true;
+        }
+    }
+    return false;
+}
+
+/* The target opened for writing, its backing file wherever that lies. */
+static BlockBackend *open_target(const ConvertArgs *args, const char *path,
+                                 GError **error)
+{
+    g_autoptr(ReferencePolicy) policy = reference_policy_new();
+    g_autofree char *folder = NULL;
+    BlockOptions *options = block_options_new();
+
+    if (args->backing_name) {
+        folder = g_path_get_dirname(args->backing_name);
+        /* Where the name is relative to the target it needs no leave. */
+        (void) reference_policy_allow_path(policy, folder, /* error= */ NULL);
+    }
+    block_options_set_string(options, "driver", args->target_format);
+    return blk_open(path, options, BDRV_O_RDWR | args->target_flags, policy,
+                    "convert", error);
+}
+
+static int64_t backing_bytes(BlockBackend *target)
+{
+    BlockDriverState *bs = bdrv_skip_filters(blk_bs(target));
+    BdrvChild *below = bdrv_cow_child(bs);
+
+    return below ? bdrv_node_length(below->bs) : -1;
+}
+
+/* Copies into @path, which is @is_new or may hold anything. */
+static bool convert_into(const ConvertArgs *args, const char *path,
+                         bool is_new, GError **error)
+{
+    g_autoptr(BlockBackend) target = open_target(args, path, error);
+    BlockDriverState *bs = target ? blk_bs(target) : NULL;
+    bool ok;
+
+    if (!target) {
+        return false;
+    }
+    ok = image_convert(
+        &(ImageConvert) {
+            .source = args->source,
+            .target = target,
+            .target_is_zero = args->target_is_zero ||
+                              (is_new && bs->drv->has_zero_init(bs)),
+            .backing_bytes = args->backing_name ? backing_bytes(target) : -1,
+            .compress = args->compress,
+            .copy_range = args->copy_range ||
+                          can_share_extents(args->source_name, path),
+            .sparse_bytes = args->sparse_bytes,
+            .coroutines = args->coroutines,
+            .cancel = &interrupted,
+            .progress = show_progress,
+            .opaque = (void *)args,
+        },
+        error);
+    common_progress_end(&args->common);
+    return ok;
+}
+
+static bool populate(const char *path, void *opaque, GError **error)
+{
+    return convert_into(opaque, path, /* is_new= */ true, error);
+}
+
+/*
+ * A file that is to be replaced must not be in use by anybody: holding it
+ * open for writing keeps others away meanwhile. *@ret_blk NULL: no such file.
+ */
+static bool hold_old_target(const ConvertArgs *args, BlockBackend **ret_blk,
+                            GError **error)
+{
+    BlockOptions *options;
+    struct stat st;
+
+    *ret_blk = NULL;
+    if (stat(args->target_name, &st) < 0 || !S_ISREG(st.st_mode)) {
+        return true;
+    }
+    options = block_options_new();
+    block_options_set_string(options, "driver", "file");
+    block_options_set_string(options, "filename", args->target_name);
+    *ret_blk = blk_open(/* filename= */ NULL, options,
+                        BDRV_O_RDWR | BDRV_O_RESIZE, /* policy= */ NULL,
+                        "convert", error);
+    return *ret_blk != NULL;
+}
+
+/* The link's target, when the name is one: links stay what they are. */
+static char *real_name(const char *name)
+{
+    char *real = realpath(name, /* resolved= */ NULL);
+    char *copy = g_strdup(real ? real : name);
+
+    free(real);
+    return copy;
+}
+
+static bool create_target(ConvertArgs *args, BlockOptions *options,
+                          GError **error)
+{
+    g_autofree char *name = real_name(args->target_name);
+    g_autoptr(BlockBackend) old = NULL;
+    ImageCreateRequest request = {
+        .filename = name,
+        .format = args->target_format,
+        .length = blk_length(args->source),
+        .backing_name = args->backing_name,
+        .backing_format = args->backing_format,
+        .replace = true,
+        .options = options,
+        .populate = populate,
+        .opaque = args,
+    };
+
+    return hold_old_target(args, &old, error) &&
+           image_create(&request, /* ret_length= */ NULL, error);
+}
+
+/* -- the command --------------------------------------------------------- */
+
+static bool take_backing(ConvertArgs *args, BlockOptions *options,
+                         GError **error)
+{
+    return block_options_take_string(options, "backing_file",
+                                     &args->backing_name, error) &&
+           block_options_take_string(options, "backing_fmt",
+                                     &args->backing_format, error);
+}
+
+static int convert_body(void *opaque, GError **error)
+{
+    ConvertArgs *args = opaque;
+    g_autoptr(BlockOptions) options =
+        common_join_options(args->option_strings, error);
+    g_autoptr(BlockBackend) source = NULL;
+    bool ok;
+
+    if (!options || !take_backing(args, options, error)) {
+        return CMD_EXIT_ERROR;
+    }
+    if (args->no_create &&
+        (args->backing_name || block_options_first_key(options))) {
+        g_set_error(error, IMGFUSE_ERROR, IMGFUSE_ERROR_OPTION,
+                    "-n writes into an image that exists: -o and -B are for "
+                    "new ones");
+        return CMD_EXIT_ERROR;
+    }
+    source = common_args_open(&args->common, args->source_name,
+                              args->common.format, args->source_flags,
+                              "convert", error);
+    if (!source) {
+        return CMD_EXIT_ERROR;
+    }
+    args->source = source;
+    catch_signals();
+    ok = args->no_create
+             ? convert_into(args, args->target_name, /* is_new= */ false,
+                            error)
+             : create_target(args, options, error);
+    return ok ? CMD_EXIT_OK : CMD_EXIT_ERROR;
+}
+
+static bool parse_sparse(const char *text, int64_t *ret_bytes)
+{
+    if (!parse_size(text, ret_bytes) || *ret_bytes > 64 * MIB ||
+        (*ret_bytes & (*ret_bytes - 1)) != 0 ||
+        (*ret_bytes && *ret_bytes < 512)) {
+        fprintf(stderr, "imgfuse: -S is 0, or a power of two from 512 to 64M, "
+                "not '%s'\n", text);
+        return false;
+    }
+    return true;
+}
+
+static bool parse_coroutines(const char *text, unsigned *ret_count)
+{
+    char *end;
+    unsigned long count = strtoul(text, &end, 10);
+
+    if (*end || count < 1 || count > IMAGE_WORKERS_MAX) {
+        fprintf(stderr, "imgfuse: -m is 1 to %d, not '%s'\n",
+                IMAGE_WORKERS_MAX, text);
+        return false;
+    }
+    *ret_count = count;
+    return true;
+}
+
+static void set_text(char **field, const char *text)
+{
+    g_free(*field);
+    *field = g_strdup(text);
+}
+
+/* Letters that say where the data goes to. */
+static bool parse_target_letter(ConvertArgs *args, int option)
+{
+    switch (option) {
+    case 'O':
+        args->target_format = optarg;
+        return true;
+    case 'o':
+        g_ptr_array_add(args->option_strings, optarg);
+        return true;
+    case 'B':
+        set_text(&args->backing_name, optarg);
+        return true;
+    case 'F':
+        set_text(&args->backing_format, optarg);
+        return true;
+    case 'n':
+        args->no_create = true;
+        return true;
+    case 't':
+        return common_parse_cache(optarg, &args->target_flags);
+    case OPTION_TARGET_IS_ZERO:
+        args->target_is_zero = true;
+        return true;
+    default:
+        return false;
+    }
+}
+
+static bool parse_letter(ConvertArgs *args, int option)
+{
+    switch (option) {
+    case 'c':
+        args->compress = true;
+        return true;
+    case 'C':
+        args->copy_range = true;
+        return true;
+    case 'S':
+        return parse_sparse(optarg, &args->sparse_bytes);
+    case 'm':
+        return parse_coroutines(optarg, &args->coroutines);
+    case 'T':
+        return common_parse_cache(optarg, &args->source_flags);
+    case 'W': /* pieces are written in any order anyway */
+        return true;
+    default:
+        return parse_target_letter(args, option) ||
+               common_args_take(&args->common, option);
+    }
+}
+
+static bool check_args(const ConvertArgs *args, int names)
+{
+    if (names > 2) {
+        fprintf(stderr, "imgfuse: convert takes one source; several cannot be "
+                "joined\n");
+        return false;
+    }
+    if (args->compress && args->copy_range) {
+        fprintf(stderr, "imgfuse: -c and -C exclude each other\n");
+        return false;
+    }
+    if (args->target_is_zero && !args->no_create) {
+        fprintf(stderr, "imgfuse: --target-is-zero is for -n\n");
+        return false;
+    }
+    return names == 2;
+}
+
+static bool parse_args(int argc, char **argv, ConvertArgs *args)
+{
+    static const struct option long_options[] = {
+        COMMON_LONG_OPTIONS,
+        { "target-format", required_argument, NULL, 'O' },
+        { "options", required_argument, NULL, 'o' },
+        { "backing", required_argument, NULL, 'B' },
+        { "backing-format", required_argument, NULL, 'F' },
+        { "compress", no_argument, NULL, 'c' },
+        { "target-is-zero", no_argument, NULL, OPTION_TARGET_IS_ZERO },
+        { NULL, 0, NULL, 0 },
+    };
+    int option;
+
+    optind = 1;
+    while ((option = getopt_long(argc, argv, COMMON_LETTERS
+                                 "O:o:B:F:cCS:m:WnT:t:", long_options,
+                                 NULL)) >= 0) {
+        if (!parse_letter(args, option)) {
+            return false;
+        }
+    }
+    if (!check_args(args, argc - optind)) {
+        return false;
+    }
+    args->source_name = argv[optind];
+    args->target_name = argv[optind + 1];
+    return true;
+}
+
+static int convert_run(int argc, char **argv)
+{
+    g_autoptr(GPtrArray) strings = g_ptr_array_new();
+    ConvertArgs args = {
+        .target_format = "raw",
+        .option_strings = strings,
+        .sparse_bytes = IMAGE_CONVERT_SPARSE_DEFAULT,
+        .coroutines = IMAGE_WORKERS_DEFAULT,
+    };
+    int code = CMD_EXIT_USAGE;
+
+    common_args_init(&args.common);
+    if (parse_args(argc, argv, &args)) {
+        code = image_command_with_loop(convert_body, &args);
+    } else {
+        fprintf(stderr, "usage: imgfuse convert [-f FORMAT] [-O FORMAT] "
+                "[-o OPTIONS] [-B BACKING -F FORMAT] [-c] [-C] [-S SIZE] "
+                "[-m COROUTINES] [-W] [-n [--target-is-zero]] [-T CACHE] "
+                "[-t CACHE] [-p] [-q] [-U] [--image-opts] SOURCE TARGET\n");
+    }
+    g_free(args.backing_name);
+    g_free(args.backing_format);
+    common_args_clear(&args.common);
+    return code;
+}
+
+const ImageCommand image_command_convert = {
+    .name = "convert",
+    .summary = "copy an image into one of another format",
+    .run = convert_run,
+};

@@ -1,0 +1,154 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * imgfuse map: which layer of an image has what, and where in its file
+ *
+ * The human form lists only what other programs could read in the files
+ * themselves, the JSON form all. Both are printed while the image is being
+ * asked: the map of a large image needs no memory.
+ *
+ * Locking: none; main thread.
+ */
+#include "fuse/cmd/common.h"
+
+#include "block/graph/node.h"
+#include "block/image/map.h"
+
+#include <getopt.h>
+#include <inttypes.h>
+#include <stdio.h>
+
+typedef struct MapArgs {
+    CommonArgs common;
+    const char *filename;
+    int64_t start;
+    int64_t length;
+    bool is_first;      /* nothing printed yet */
+    bool is_unreadable; /* the human form met data that has no place */
+} MapArgs;
+
+static const char *text_of(bool value)
+{
+    return value ? "true" : "false";
+}
+
+static bool print_json(const ImageMapExtent *extent, void *opaque)
+{
+    MapArgs *args = opaque;
+
+    printf("%s{ \"start\": %" PRId64 ", \"length\": %" PRId64 ", \"depth\": %d"
+           ", \"present\": %s, \"zero\": %s, \"data\": %s",
+           args->is_first ? "" : ",\n", extent->start, extent->length,
+           extent->depth, text_of(extent->is_present),
+           text_of(extent->reads_zeros), text_of(extent->is_data));
+    if (extent->has_offset) {
+        printf(", \"offset\": %" PRId64, extent->host_offset);
+    }
+    printf("}");
+    args->is_first = false;
+    return true;
+}
+
+static bool print_human(const ImageMapExtent *extent, void *opaque)
+{
+    MapArgs *args = opaque;
+
+    if (!extent->is_data || extent->reads_zeros) {
+        return true;
+    }
+    if (!extent->has_offset) {
+        args->is_unreadable = true;
+        return false;
+    }
+    printf("%#-16" PRIx64 "%#-16" PRIx64 "%#-16" PRIx64 "%s\n",
+           extent->start, extent->length, extent->host_offset,
+           bdrv_name(extent->file));
+    return true;
+}
+
+static int map_body(void *opaque, GError **error)
+{
+    MapArgs *args = opaque;
+    g_autoptr(BlockBackend) blk =
+        common_args_open(&args->common, args->filename, args->common.format,
+                         BDRV_O_RDONLY, "map", error);
+    bool ok;
+
+    if (!blk) {
+        return CMD_EXIT_ERROR;
+    }
+    printf(args->common.json ? "[" : "%-16s%-16s%-16s%s\n", "Offset", "Length",
+           "Mapped to", "File");
+    ok = image_map(blk, args->start, args->length,
+                   args->common.json ? print_json : print_human, args, error);
+    if (args->common.json) {
+        printf("]\n");
+    }
+    if (!ok) {
+        g_prefix_error(error, "%s: ", args->filename);
+        return CMD_EXIT_ERROR;
+    }
+    if (args->is_unreadable) {
+        g_set_error(error, IMGFUSE_ERROR, IMGFUSE_ERROR_UNSUPPORTED,
+                    "%s: has compressed or encrypted data, which is in no "
+                    "file as it is; use --output=json", args->filename);
+        return CMD_EXIT_ERROR;
+    }
+    return CMD_EXIT_OK;
+}
+
+static bool parse_position(const char *text, int64_t *ret_bytes)
+{
+    if (!parse_size(text, ret_bytes)) {
+        fprintf(stderr, "imgfuse: '%s' is not a size\n", text);
+        return false;
+    }
+    return true;
+}
+
+static bool parse_args(int argc, char **argv, MapArgs *args)
+{
+    static const struct option long_options[] = {
+        COMMON_LONG_OPTIONS,
+        { "start-offset", required_argument, NULL, 's' },
+        { "max-length", required_argument, NULL, 'l' },
+        { NULL, 0, NULL, 0 },
+    };
+    int option;
+
+    optind = 1;
+    while ((option = getopt_long(argc, argv, COMMON_LETTERS "s:l:",
+                                 long_options, NULL)) >= 0) {
+        bool ok = option == 's'   ? parse_position(optarg, &args->start)
+                  : option == 'l' ? parse_position(optarg, &args->length)
+                                  : common_args_take(&args->common, option);
+
+        if (!ok) {
+            return false;
+        }
+    }
+    args->filename = argv[optind];
+    return optind == argc - 1;
+}
+
+static int map_run(int argc, char **argv)
+{
+    MapArgs args = { .length = INT64_MAX, .is_first = true };
+    int code = CMD_EXIT_USAGE;
+
+    common_args_init(&args.common);
+    if (parse_args(argc, argv, &args)) {
+        code = image_command_with_loop(map_body, &args);
+    } else {
+        fprintf(stderr, "usage: imgfuse map [-f FORMAT] [-s OFFSET] "
+                "[-l LENGTH] [--output=human|json] [-U] [--image-opts] "
+                "IMAGE\n");
+    }
+    common_args_clear(&args.common);
+    return code;
+}
+
+const ImageCommand image_command_map = {
+    .name = "map",
+    .summary = "show which layer has what, and where",
+    .run = map_run,
+};

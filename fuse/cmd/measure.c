@@ -1,0 +1,140 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * imgfuse measure: how large will the file of a new image be?
+ *
+ * Locking: none; main thread.
+ */
+#include "fuse/cmd/common.h"
+
+#include "block/image/measure.h"
+
+#include <getopt.h>
+#include <inttypes.h>
+#include <stdio.h>
+
+#define OPTION_SIZE COMMON_FIRST_FREE
+
+typedef struct MeasureArgs {
+    CommonArgs common;
+    const char *filename; /* NULL: --size */
+    const char *target_format;
+    int64_t length;
+    GPtrArray *option_strings; /* of every -o */
+} MeasureArgs;
+
+static void print_json(const BlockMeasure *measure)
+{
+    g_autoptr(JsonBuilder) builder = json_builder_new();
+
+    json_builder_begin_object(builder);
+    json_builder_set_member_name(builder, "required");
+    json_builder_add_int_value(builder, measure->required);
+    json_builder_set_member_name(builder, "fully-allocated");
+    json_builder_add_int_value(builder, measure->fully_allocated);
+    json_builder_end_object(builder);
+    image_command_print_json(json_builder_get_root(builder));
+}
+
+static int measure_body(void *opaque, GError **error)
+{
+    const MeasureArgs *args = opaque;
+    g_autoptr(BlockOptions) options =
+        common_join_options(args->option_strings, error);
+    g_autoptr(BlockBackend) source = NULL;
+    BlockMeasure measure;
+
+    if (!options) {
+        return CMD_EXIT_ERROR;
+    }
+    if (args->filename) {
+        source = common_args_open(&args->common, args->filename,
+                                  args->common.format, BDRV_O_RDONLY,
+                                  "measure", error);
+        if (!source) {
+            return CMD_EXIT_ERROR;
+        }
+    }
+    if (!image_measure(args->target_format, source, args->length, options,
+                       &measure, error)) {
+        return CMD_EXIT_ERROR;
+    }
+    if (args->common.json) {
+        print_json(&measure);
+    } else {
+        printf("required size: %" PRId64 "\nfully allocated size: %" PRId64
+               "\n", measure.required, measure.fully_allocated);
+    }
+    return CMD_EXIT_OK;
+}
+
+static bool parse_letter(MeasureArgs *args, int option)
+{
+    switch (option) {
+    case 'O':
+        args->target_format = optarg;
+        return true;
+    case 'o':
+        g_ptr_array_add(args->option_strings, optarg);
+        return true;
+    case OPTION_SIZE:
+        if (!parse_size(optarg, &args->length)) {
+            fprintf(stderr, "imgfuse: '%s' is not a size\n", optarg);
+            return false;
+        }
+        return true;
+    default:
+        return common_args_take(&args->common, option);
+    }
+}
+
+static bool parse_args(int argc, char **argv, MeasureArgs *args)
+{
+    static const struct option long_options[] = {
+        COMMON_LONG_OPTIONS,
+        { "target-format", required_argument, NULL, 'O' },
+        { "options", required_argument, NULL, 'o' },
+        { "size", required_argument, NULL, OPTION_SIZE },
+        { NULL, 0, NULL, 0 },
+    };
+    int option;
+
+    optind = 1;
+    while ((option = getopt_long(argc, argv, COMMON_LETTERS "O:o:",
+                                 long_options, NULL)) >= 0) {
+        if (!parse_letter(args, option)) {
+            return false;
+        }
+    }
+    args->filename = argv[optind];
+    if (args->filename && args->length >= 0) {
+        fprintf(stderr, "imgfuse: --size is for measuring without an image\n");
+        return false;
+    }
+    return optind >= argc - 1 && (args->filename || args->length >= 0 ||
+                                  args->option_strings->len > 0);
+}
+
+static int measure_run(int argc, char **argv)
+{
+    g_autoptr(GPtrArray) strings = g_ptr_array_new();
+    MeasureArgs args = { .target_format = "raw", .length = -1,
+                         .option_strings = strings };
+    int code = CMD_EXIT_USAGE;
+
+    common_args_init(&args.common);
+    if (parse_args(argc, argv, &args)) {
+        code = image_command_with_loop(measure_body, &args);
+    } else {
+        fprintf(stderr, "usage: imgfuse measure [-O FORMAT] [-o OPTIONS] "
+                "[--output=human|json] [-U] [--image-opts] "
+                "{--size SIZE | [-f FORMAT] IMAGE}\n");
+    }
+    common_args_clear(&args.common);
+    return code;
+}
+
+const ImageCommand image_command_measure = {
+    .name = "measure",
+    .summary = "tell how large the file of a new image will be",
+    .run = measure_run,
+};
