@@ -501,7 +501,7 @@ int coroutine_fn blk_co_truncate(BlockBackend *blk, int64_t length, bool exact,
                         blk->user);
         return ret;
     }
-    if (bdrv_op_is_blocked_now(&blk->root->bs->blocked_ops, BDRV_OP_RESIZE)) {
+    if (bdrv_op_is_blocked_now(blk->root->bs, BDRV_OP_RESIZE)) {
         g_set_error(error, IMGFUSE_ERROR, IMGFUSE_ERROR_CONFLICT,
                     "%s may not change the length now: something works on "
                     "the image", blk->user);

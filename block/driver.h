@@ -117,6 +117,9 @@ typedef struct BlockChildOps {
     bool (*del_child)(BlockDriverState *bs, BdrvChild *child, GError **error);
 } BlockChildOps;
 
+/* Internal snapshots: block/image/snapshot.h has the contract. */
+typedef struct BlockSnapshotOps BlockSnapshotOps;
+
 /* Facts of an image for `info`; -1 or false where a format has no such. */
 typedef struct BlockDriverInfo {
     int64_t cluster_bytes;
@@ -181,6 +184,7 @@ struct BlockDriver {
     /* Whole-image operations; NULL where a format has none. */
     const BlockCreateOps *create;
     const BlockCheckOps *check;
+    const BlockSnapshotOps *snapshots;
     /*
      * The image's header names @name (NULL: nothing) of @format (NULL: not
      * said) as its backing file from now on, on the medium when it returns;

@@ -26,6 +26,7 @@
 #include <string.h>
 #include <sys/signalfd.h>
 #include <sys/socket.h>
+#include <sys/syscall.h>
 #include <sys/sysmacros.h>
 #include <sys/un.h>
 #include <sys/wait.h>
@@ -223,12 +224,10 @@ int daemon_farewell_connect(dev_t device)
     return fd;
 }
 
-int daemon_farewell_wait(int connection, int seconds)
+/* Is @fd readable before @deadline_us (of the monotonic clock)? */
+static bool readable_before(int fd, gint64 deadline_us)
 {
-    gint64 deadline_us = g_get_monotonic_time() +
-                         (gint64)seconds * G_USEC_PER_SEC;
-    struct pollfd watched = { .fd = connection, .events = POLLIN };
-    char byte;
+    struct pollfd watched = { .fd = fd, .events = POLLIN };
     int ready;
 
     do {
@@ -236,12 +235,41 @@ int daemon_farewell_wait(int connection, int seconds)
 
         ready = poll(&watched, 1, (int)MAX(left_us / 1000, 0));
     } while (ready < 0 && errno == EINTR);
-    if (ready == 0) {
-        return -ETIMEDOUT;
+    return ready != 0;
+}
+
+/* A descriptor that turns readable when the other end's process ends; or -1. */
+static int peer_process(int connection)
+{
+    struct ucred peer;
+    socklen_t peer_bytes = sizeof(peer);
+
+    if (getsockopt(connection, SOL_SOCKET, SO_PEERCRED, &peer,
+                   &peer_bytes) < 0 || peer.pid <= 0) {
+        return -1;
     }
-    if (read(connection, &byte, 1) == 1) {
+    return (int)syscall(SYS_pidfd_open, peer.pid, /* flags= */ 0);
+}
+
+int daemon_farewell_wait(int connection, int seconds)
+{
+    gint64 deadline_us = g_get_monotonic_time() +
+                         (gint64)seconds * G_USEC_PER_SEC;
+    int process = peer_process(connection);
+    int code = -ECONNRESET;
+    char byte;
+
+    if (!readable_before(connection, deadline_us)) {
+        code = -ETIMEDOUT;
+    } else if (read(connection, &byte, 1) == 1) {
         /* The word comes when all is closed; the end follows at once. */
-        return (unsigned char)byte;
+        code = (unsigned char)byte;
     }
-    return -ECONNRESET;
+    if (process >= 0) {
+        if (code >= 0) {
+            (void)readable_before(process, deadline_us);
+        }
+        close(process);
+    }
+    return code;
 }

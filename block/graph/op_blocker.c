@@ -113,6 +113,11 @@ void bdrv_op_unblock_all(BlockDriverState *bs, const void *owner)
     }
 }
 
+bool bdrv_op_is_blocked_now(const BlockDriverState *bs, BdrvOp op)
+{
+    return __atomic_load_n(&bs->blocked_ops, __ATOMIC_ACQUIRE) & (1u << op);
+}
+
 bool bdrv_op_is_blocked(const BlockDriverState *bs, BdrvOp op, GError **error)
 {
     const OpBlocker *blocker = find_blocker(bs, op, /* owner= */ NULL);

@@ -50,11 +50,7 @@ void bdrv_op_unblock_all(BlockDriverState *bs, const void *owner);
 bool bdrv_op_is_blocked(const BlockDriverState *bs, BdrvOp op, GError **error);
 
 /* The same for requests: without the reason, any thread. */
-static inline bool bdrv_op_is_blocked_now(const uint32_t *blocked_ops,
-                                          BdrvOp op)
-{
-    return __atomic_load_n(blocked_ops, __ATOMIC_ACQUIRE) & (1u << op);
-}
+bool bdrv_op_is_blocked_now(const BlockDriverState *bs, BdrvOp op);
 
 /* "mirror source"; a constant. */
 const char *bdrv_op_name(BdrvOp op);

@@ -227,6 +227,7 @@ bool image_compare(ImageCompare *compare, GError **error)
         return true;
     }
     compare->failed_stage = IMAGE_COMPARE_READ;
+    workers.total = state.end;
     g_mutex_init(&state.lock);
     ret = image_workers_run(&workers, error);
     g_mutex_clear(&state.lock);

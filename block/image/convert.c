@@ -325,6 +325,7 @@ bool image_convert(const ImageConvert *config, GError **error)
         .run = convert_run,
         .progress = config->progress ? convert_progress : NULL,
         .opaque = &state,
+        .total = state.length,
         .count = config->coroutines,
     };
     int ret;

@@ -13,7 +13,7 @@
  *  W2  active is the number of coroutines that may still touch the crew.
  *
  * Locking: lock (CoMutex) covers next(), has_ended and the order of pieces.
- * ret, active and position are atomic.
+ * ret, active, position and told are atomic.
  */
 #include "block/image/workers.h"
 
@@ -33,6 +33,7 @@ typedef struct Crew {
     int ret;          /* of the first failure */
     int active;       /* W2 */
     int64_t position; /* end of the last piece handed out */
+    int64_t told;     /* the position that the control plane was woken for */
     AioContext *home; /* the control plane's */
 } Crew;
 
@@ -68,6 +69,19 @@ static bool coroutine_fn take(Crew *crew, ImageWork *work)
     return ret > 0;
 }
 
+/* Wakes the control plane when a hundredth more has been handed out. */
+static void tell_progress(Crew *crew)
+{
+    int64_t position = __atomic_load_n(&crew->position, __ATOMIC_RELAXED);
+    int64_t told = __atomic_load_n(&crew->told, __ATOMIC_RELAXED);
+
+    if (crew->workers->progress &&
+        position - told >= crew->workers->total / 100) {
+        __atomic_store_n(&crew->told, position, __ATOMIC_RELAXED);
+        aio_notify(crew->home);
+    }
+}
+
 static void coroutine_fn worker_entry(void *opaque)
 {
     Crew *crew = opaque;
@@ -81,9 +95,7 @@ static void coroutine_fn worker_entry(void *opaque)
             fail(crew, ret);
             break;
         }
-        if (crew->workers->progress) {
-            aio_notify(home);
-        }
+        tell_progress(crew);
     }
     /* After the last one's decrement the crew may be gone (W2). */
     (void) __atomic_sub_fetch(&crew->active, 1, __ATOMIC_SEQ_CST);
@@ -107,6 +119,9 @@ static void wait_for_end(Crew *crew)
             shown = position;
         }
         (void) aio_poll(crew->home, /* may_sleep= */ true);
+    }
+    if (crew->workers->progress && crew->ret == 0) {
+        crew->workers->progress(crew->workers->opaque, crew->workers->total);
     }
 }
 

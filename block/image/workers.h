@@ -32,6 +32,7 @@ typedef struct ImageWorkers {
     /* All before @offset has been handed out. Control plane; may be NULL. */
     void (*progress)(void *opaque, int64_t offset);
     void *opaque;
+    int64_t total;  /* bytes, for the steps in which progress is told */
     unsigned count; /* coroutines, 1 .. IMAGE_WORKERS_MAX */
 } ImageWorkers;
 

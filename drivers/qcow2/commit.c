@@ -65,6 +65,7 @@ typedef struct Plan {
     Qcow2FreedBatch *freed;
     bool needs_barrier;
     bool table_moved;
+    bool pointers_written; /* step 3 has begun: new tables may be in use */
     int64_t table_offset, table_clusters;
     uint8_t *l1_dirty; /* NULL: none */
     uint8_t *table_dirty;
@@ -208,6 +209,10 @@ static void plan_new_table(Qcow2State *q, Plan *plan, Qcow2L2Table *table)
             continue;
         }
         add_entries(plan->step1, at, slice->entry, entries);
+        /* W2, and after a failure it must not be taken for an empty one. */
+        g_array_append_vals(plan->slices,
+                            &(PlanSlice){ slice, slice->dirty }, 1);
+        slice->pins++;
         slice->dirty = 0; /* the table stays new until the plan is done */
     }
     g_ptr_array_add(plan->new_tables, table);
@@ -308,17 +313,23 @@ static void unpin(BlockDriverState *bs, Plan *plan)
     }
 }
 
-static void plan_succeeded(BlockDriverState *bs, Plan *plan)
+/* From now on their changes are pointers (step 3). */
+static void tables_are_on_disk(Qcow2State *q, const Plan *plan)
 {
-    Qcow2State *q = qcow2_state(bs);
-
-    unpin(bs, plan);
     for (guint i = 0; i < plan->new_tables->len; i++) {
         Qcow2L2Table *table = g_ptr_array_index(plan->new_tables, i);
 
         table->is_new = false;
         g_hash_table_remove(q->l2.new_tables, table);
     }
+}
+
+static void plan_succeeded(BlockDriverState *bs, Plan *plan)
+{
+    Qcow2State *q = qcow2_state(bs);
+
+    unpin(bs, plan);
+    tables_are_on_disk(q, plan);
     if (plan->table_moved) {
         q->refcounts.disk_table_offset = plan->table_offset;
         q->refcounts.disk_table_clusters = plan->table_clusters;
@@ -345,6 +356,10 @@ static void plan_failed(BlockDriverState *bs, Plan *plan)
     Qcow2Refcounts *counts = &q->refcounts;
 
     unpin(bs, plan);
+    /* The L1 on disk may name them: writing them early would not be safe. */
+    if (plan->pointers_written) {
+        tables_are_on_disk(q, plan);
+    }
     for (guint i = 0; i < plan->slices->len; i++) {
         PlanSlice *saved = &g_array_index(plan->slices, PlanSlice, i);
 
@@ -409,7 +424,7 @@ static int coroutine_fn write_reftable(BlockDriverState *bs, const Plan *plan)
     return ret < 0 ? ret : bdrv_co_flush(bs->file->bs);
 }
 
-static int coroutine_fn write_plan(BlockDriverState *bs, const Plan *plan)
+static int coroutine_fn write_plan(BlockDriverState *bs, Plan *plan)
 {
     int ret;
 
@@ -424,6 +439,7 @@ static int coroutine_fn write_plan(BlockDriverState *bs, const Plan *plan)
     }
     if (ret >= 0) {
         bdrv_debug_event(bs->file, BLOCK_DEBUG_L2_UPDATE);
+        plan->pointers_written = true;
         ret = write_all(bs, plan->step3);
     }
     if (ret >= 0 && plan->freed) {

@@ -22,6 +22,7 @@
 #include "drivers/qcow2/create.h"
 #include "drivers/qcow2/deflate.h"
 #include "drivers/qcow2/overlap.h"
+#include "drivers/qcow2/snapshot.h"
 
 #include <errno.h>
 #include <inttypes.h>
@@ -390,7 +391,8 @@ static bool load_tables(BlockDriverState *bs, GError **error)
     q->inflater =
         qcow2_inflater_new(header->compression_type, q->cluster_bits);
     q->deflater = qcow2_deflater_new(header->compression_type);
-    return true;
+    return qcow2_snapshots_load(bs, error) &&
+           (!q->guards || qcow2_snapshots_guard(bs, error));
 }
 
 static void unload(BlockDriverState *bs)
@@ -398,6 +400,7 @@ static void unload(BlockDriverState *bs)
     Qcow2State *q = qcow2_state(bs);
 
     qcow2_overlap_forget(bs);
+    qcow2_snapshots_clear(bs);
     qcow2_l2_destroy(bs);
     qcow2_refcount_destroy(bs);
     g_clear_pointer(&q->inflater, qcow2_inflater_free);
@@ -570,7 +573,8 @@ static bool prepare_for_writes(BlockReopenState *state, GError **error)
     bool had_guards = q->guards;
 
     q->guards = true;
-    if (!check_writable(state->bs, state->flags, error)) {
+    if (!check_writable(state->bs, state->flags, error) ||
+        !qcow2_snapshots_guard(state->bs, error)) {
         q->guards = had_guards;
         return false;
     }
@@ -699,6 +703,7 @@ const BlockDriver bdrv_qcow2 = {
     .invalidate_cache = qcow2_invalidate_cache,
     .create = &qcow2_create_ops,
     .check = &qcow2_check_ops,
+    .snapshots = &qcow2_snapshot_ops,
     .change_backing_file = qcow2_change_backing_file,
     .co_preadv = qcow2_co_preadv,
     .co_pwritev = qcow2_co_pwritev,

@@ -11,6 +11,7 @@
  *   commit.c    memory -> file, in an order that a crash cannot hurt
  *   epoch.c     when nobody looks at a retired thing any more
  *   deflate.c, packing.c  compressed clusters: encoding, room for them
+ *   snapshot.c, snapshot_table.c  internal snapshots
  *   compress.c, status.c, overlap.c, check.c, resize.c
  *
  * How it works. Metadata lives in memory and reaches the file at a commit
@@ -106,6 +107,7 @@ typedef struct Qcow2State {
     GArray *overlap_index;    /* overlap.c's; NULL until the first use */
     GHashTable *overlap_late; /* likewise */
     GArray *snapshot_index;   /* likewise; NULL: no snapshots */
+    GPtrArray *snapshots; /* of Qcow2Snapshot; control plane */
     Qcow2InFlight *in_flight;
     CoQueue in_flight_queue;
     /*

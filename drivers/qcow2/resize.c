@@ -68,12 +68,14 @@ static int coroutine_fn switch_l1(BlockDriverState *bs, int64_t host_offset,
         ret = qcow2_header_co_write_l1(bs, q->header.size, host_offset,
                                        entries);
     }
-    if (ret >= 0) {
-        ret = bdrv_co_flush(bs->file->bs);
-    }
     if (ret < 0) {
         return ret;
     }
+    /*
+     * The header names the new table, even if the flush fails: updates must go
+     * there from now on. The old one is given back after a flush that works.
+     */
+    ret = bdrv_co_flush(bs->file->bs);
     co_mutex_lock(&q->lock);
     q->header.l1_offset = host_offset;
     q->header.l1_entries = entries;
@@ -82,7 +84,7 @@ static int coroutine_fn switch_l1(BlockDriverState *bs, int64_t host_offset,
         qcow2_quarantine_add(bs, old_offset, old_bytes);
     }
     co_mutex_unlock(&q->lock);
-    return 0;
+    return ret;
 }
 
 /* One attempt; -EAGAIN: the L1 has changed since the commit. */

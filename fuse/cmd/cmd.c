@@ -25,6 +25,7 @@ static const ImageCommand *const commands[] = {
     &image_command_map,
     &image_command_measure,
     &image_command_resize,
+    &image_command_snapshot,
 };
 
 const ImageCommand *image_command_at(size_t index)

@@ -55,6 +55,9 @@ BlockBackend *image_command_open(const char *filename, const char *format,
 /* Prints @root, consumed, indented as qemu-img does. */
 void image_command_print_json(JsonNode *root);
 
+/* As qemu-img does; nothing when there are none. */
+void image_command_print_snapshots(const GPtrArray *list);
+
 extern const ImageCommand image_command_check;
 extern const ImageCommand image_command_compare;
 extern const ImageCommand image_command_convert;
@@ -63,5 +66,6 @@ extern const ImageCommand image_command_info;
 extern const ImageCommand image_command_map;
 extern const ImageCommand image_command_measure;
 extern const ImageCommand image_command_resize;
+extern const ImageCommand image_command_snapshot;
 
 #endif

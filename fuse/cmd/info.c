@@ -11,6 +11,7 @@
 
 #include "block/driver.h"
 #include "block/graph/reference_policy.h"
+#include "block/image/snapshot.h"
 #include "block/io/io.h"
 
 #include <getopt.h>
@@ -82,12 +83,44 @@ static void add_specific(JsonObject *object, BlockDriverState *bs)
     json_object_set_object_member(object, "format-specific", specific);
 }
 
+static void add_snapshots(JsonObject *object, BlockDriverState *bs)
+{
+    const GPtrArray *list = bdrv_snapshot_list(bs);
+    JsonArray *snapshots;
+
+    if (!list || list->len == 0) {
+        return;
+    }
+    snapshots = json_array_new();
+    for (guint i = 0; i < list->len; i++) {
+        const BlockSnapshot *one = g_ptr_array_index(list, i);
+        JsonObject *entry = json_object_new();
+
+        if (one->icount >= 0) {
+            json_object_set_int_member(entry, "icount", one->icount);
+        }
+        json_object_set_int_member(entry, "vm-clock-nsec",
+                                   one->vm_clock_nsec % 1000000000);
+        add_string(entry, "name", one->name);
+        json_object_set_int_member(entry, "date-sec", one->date_sec);
+        json_object_set_int_member(entry, "date-nsec", one->date_nsec);
+        json_object_set_int_member(entry, "vm-clock-sec",
+                                   one->vm_clock_nsec / 1000000000);
+        add_string(entry, "id", one->id);
+        json_object_set_int_member(entry, "vm-state-size",
+                                   one->vm_state_bytes);
+        json_array_add_object_element(snapshots, entry);
+    }
+    json_object_set_array_member(object, "snapshots", snapshots);
+}
+
 static JsonObject *node_info(BlockDriverState *bs, const char *filename)
 {
     JsonObject *object = json_object_new();
     BlockDriverInfo info = { 0 };
     int64_t actual = bdrv_get_allocated_file_size(bs);
 
+    add_snapshots(object, bs);
     json_object_set_int_member(object, "virtual-size", bdrv_node_length(bs));
     add_string(object, "filename", filename);
     add_string(object, "format", bs->drv->format_name);
@@ -151,7 +184,7 @@ static void print_specific(JsonObject *object, const char *name,
     }
 }
 
-static void print_human(JsonObject *object)
+static void print_human(JsonObject *object, const GPtrArray *snapshots)
 {
     int64_t length = json_object_get_int_member(object, "virtual-size");
     g_autofree char *virtual_size = human_size(length);
@@ -175,6 +208,7 @@ static void print_human(JsonObject *object)
     }
     print_member(object, "backing-filename", "backing file");
     print_member(object, "backing-filename-format", "backing file format");
+    image_command_print_snapshots(snapshots);
     if (json_object_has_member(object, "format-specific")) {
         printf("Format specific information:\n");
         specific = json_object_get_object_member(object, "format-specific");
@@ -203,6 +237,7 @@ static ReferencePolicy *make_policy(const InfoArgs *args, GError **error)
 static void print_infos(const InfoArgs *args, BlockDriverState *bs)
 {
     JsonArray *layers = json_array_new();
+    g_autoptr(GPtrArray) lists = g_ptr_array_new(); /* of each layer */
     const char *filename = args->filename;
 
     while (bs) {
@@ -210,6 +245,7 @@ static void print_infos(const InfoArgs *args, BlockDriverState *bs)
         BdrvChild *below = bdrv_cow_child(format);
 
         json_array_add_object_element(layers, node_info(format, filename));
+        g_ptr_array_add(lists, (void *)bdrv_snapshot_list(format));
         bs = args->chain && below ? below->bs : NULL;
         filename = bs ? bdrv_name(bdrv_skip_filters(bs)) : NULL;
     }
@@ -223,7 +259,8 @@ static void print_infos(const InfoArgs *args, BlockDriverState *bs)
     } else {
         for (guint i = 0; i < json_array_get_length(layers); i++) {
             printf("%s", i ? "\n" : "");
-            print_human(json_array_get_object_element(layers, i));
+            print_human(json_array_get_object_element(layers, i),
+                        g_ptr_array_index(lists, i));
         }
     }
     json_array_unref(layers);

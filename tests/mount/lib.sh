@@ -115,8 +115,12 @@ wait_until() {
     return 1
 }
 
+# process_is_gone ID: it has ended, whether or not init has collected it yet.
 process_is_gone() {
-    ! kill -0 "$1" 2> /dev/null
+    case $(cat "/proc/$1/stat" 2> /dev/null) in
+    "" | *") Z "* | *") X "*) return 0 ;;
+    esac
+    return 1
 }
 
 is_mounted() {

@@ -50,7 +50,7 @@ static void test_two_owners_block_until_both_have_ended(void **state)
 
     bdrv_op_unblock_all(m, &one);
     assert_true(bdrv_op_is_blocked(m, BDRV_OP_RESIZE, NULL));
-    assert_true(bdrv_op_is_blocked_now(&m->blocked_ops, BDRV_OP_RESIZE));
+    assert_true(bdrv_op_is_blocked_now(m, BDRV_OP_RESIZE));
     assert_false(bdrv_op_is_blocked(m, BDRV_OP_SNAPSHOT, NULL));
     bdrv_op_unblock_all(m, &one); /* harmless */
     bdrv_op_unblock_all(m, &two);

@@ -1,0 +1,175 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * imgfuse snapshot: list, create, apply and delete internal snapshots
+ *
+ * Letters and output follow qemu-img. Listing opens the image read-only and
+ * without its backing file; the others write.
+ *
+ * Locking: none; main thread.
+ */
+#include "fuse/cmd/cmd.h"
+
+#include "block/graph/node.h"
+#include "block/image/snapshot.h"
+
+#include <getopt.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <string.h>
+
+typedef struct SnapshotArgs {
+    const char *filename;
+    const char *format;
+    const char *name;
+    char action; /* l c a d; 0: list */
+    bool image_opts;
+    bool force_share;
+    bool quiet;
+} SnapshotArgs;
+
+static char *human_size(int64_t bytes)
+{
+    static const char *const units[] = { "B", "KiB", "MiB", "GiB", "TiB",
+                                         "PiB", "EiB" };
+    double value = bytes;
+    unsigned unit = 0;
+
+    while (value >= 1000 && unit + 1 < G_N_ELEMENTS(units)) {
+        value /= 1024;
+        unit++;
+    }
+    return g_strdup_printf("%0.3g %s", value, units[unit]);
+}
+
+static void print_snapshot(const BlockSnapshot *one)
+{
+    g_autoptr(GDateTime) date = g_date_time_new_from_unix_local(one->date_sec);
+    g_autofree char *when =
+        date ? g_date_time_format(date, "%Y-%m-%d %H:%M:%S") : g_strdup("");
+    g_autofree char *size = human_size(one->vm_state_bytes);
+    uint64_t seconds = one->vm_clock_nsec / 1000000000;
+    g_autofree char *clock = g_strdup_printf(
+        "%02" PRIu64 ":%02d:%02d.%03d", seconds / 3600,
+        (int)(seconds / 60 % 60), (int)(seconds % 60),
+        (int)(one->vm_clock_nsec / 1000000 % 1000));
+    g_autofree char *icount =
+        one->icount < 0 ? g_strdup("")
+                        : g_strdup_printf("%" PRId64, one->icount);
+
+    printf("%-9s %-16s %8s%20s%13s%11s\n", one->id, one->name, size, when,
+           clock, icount);
+}
+
+void image_command_print_snapshots(const GPtrArray *list)
+{
+    if (!list || list->len == 0) {
+        return;
+    }
+    printf("Snapshot list:\n%-9s %-16s %8s%20s%13s%11s\n", "ID", "TAG",
+           "VM SIZE", "DATE", "VM CLOCK", "ICOUNT");
+    for (guint i = 0; i < list->len; i++) {
+        print_snapshot(g_ptr_array_index(list, i));
+    }
+}
+
+static int snapshot_body(void *opaque, GError **error)
+{
+    const SnapshotArgs *args = opaque;
+    bool is_list = args->action == 'l';
+    BdrvOpenFlags flags = is_list ? BDRV_O_RDONLY | BDRV_O_NO_BACKING
+                                  : BDRV_O_RDWR | BDRV_O_RESIZE |
+                                        BDRV_O_UNMAP | BDRV_O_NO_BACKING;
+    g_autoptr(BlockBackend) blk = NULL;
+    BlockDriverState *bs;
+    bool ok = true;
+
+    flags |= args->force_share ? BDRV_O_FORCE_SHARE : 0;
+    blk = image_command_open(args->filename, args->format, args->image_opts,
+                             flags, /* policy= */ NULL, "snapshot", error);
+    if (!blk) {
+        return CMD_EXIT_ERROR;
+    }
+    bs = blk_bs(blk);
+    switch (args->action) {
+    case 'c':
+        ok = bdrv_snapshot_create(bs, args->name, error);
+        break;
+    case 'a':
+        ok = bdrv_snapshot_goto(bs, args->name, error);
+        break;
+    case 'd':
+        ok = bdrv_snapshot_remove(bs, args->name, error);
+        break;
+    default:
+        if (!args->quiet) {
+            image_command_print_snapshots(bdrv_snapshot_list(bs));
+        }
+    }
+    return ok ? CMD_EXIT_OK : CMD_EXIT_ERROR;
+}
+
+static bool parse_args(int argc, char **argv, SnapshotArgs *args)
+{
+    static const struct option long_options[] = {
+        { "format", required_argument, NULL, 'f' },
+        { "quiet", no_argument, NULL, 'q' },
+        { "force-share", no_argument, NULL, 'U' },
+        { "image-opts", no_argument, NULL, 'I' },
+        { NULL, 0, NULL, 0 },
+    };
+    int option;
+
+    optind = 1;
+    while ((option = getopt_long(argc, argv, "lc:a:d:f:qU", long_options,
+                                 NULL)) >= 0) {
+        switch (option) {
+        case 'l':
+        case 'c':
+        case 'a':
+        case 'd':
+            if (args->action) {
+                fprintf(stderr, "imgfuse: one of -l, -c, -a and -d at a "
+                        "time\n");
+                return false;
+            }
+            args->action = option;
+            args->name = optarg;
+            break;
+        case 'f':
+            args->format = optarg;
+            break;
+        case 'q':
+            args->quiet = true;
+            break;
+        case 'U':
+            args->force_share = true;
+            break;
+        case 'I':
+            args->image_opts = true;
+            break;
+        default:
+            return false;
+        }
+    }
+    args->action = args->action ? args->action : 'l';
+    args->filename = argv[optind];
+    return optind == argc - 1;
+}
+
+static int snapshot_run(int argc, char **argv)
+{
+    SnapshotArgs args = { NULL };
+
+    if (!parse_args(argc, argv, &args)) {
+        fprintf(stderr, "usage: imgfuse snapshot [-l | -c NAME | -a NAME | "
+                "-d NAME] [-f FORMAT] [-q] [-U] [--image-opts] IMAGE\n");
+        return CMD_EXIT_USAGE;
+    }
+    return image_command_with_loop(snapshot_body, &args);
+}
+
+const ImageCommand image_command_snapshot = {
+    .name = "snapshot",
+    .summary = "list, create, apply and delete internal snapshots",
+    .run = snapshot_run,
+};
