@@ -424,8 +424,8 @@ static int coroutine_fn grow_file(BlockDriverState *bs, int64_t end)
     int64_t step = CLAMP(length / 4, GROW_STEP_MIN, GROW_STEP_MAX);
     int ret;
 
-    q->used_end = MAX(q->used_end, end);
     if (end <= length) {
+        q->used_end = MAX(q->used_end, end);
         return 0;
     }
     ret = bdrv_co_truncate(bs->file, align_up(end + step, q->cluster_bytes),
@@ -437,6 +437,7 @@ static int coroutine_fn grow_file(BlockDriverState *bs, int64_t end)
         return ret == -ENOTSUP || ret == -EINVAL ? -ENOSPC : ret;
     }
     qcow2_raise_file_length(q, bdrv_node_length(bs->file->bs));
+    q->used_end = MAX(q->used_end, end); /* a commit needs the file that long */
     return 0;
 }
 
@@ -472,6 +473,11 @@ static int coroutine_fn find_run(BlockDriverState *bs, int64_t wanted,
         }
         ret = get_block(bs, index, &block);
         if (ret >= 0 && !block) {
+            /* Room first: a block that cannot be written stops every commit. */
+            ret = grow_file(bs, (run + 1) << q->cluster_bits);
+            if (ret < 0) {
+                return ret;
+            }
             ret = make_block(bs, index, run);
             run++;
             at = MAX(at, run);

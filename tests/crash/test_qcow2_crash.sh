@@ -70,6 +70,9 @@ run "1-bit counts, full disk" --full 600
 fresh 6M cluster_size=512,refcount_bits=64
 run "growing refcount table"
 run "growing refcount table, full disk" --full 2500
+# A refcount block that the disk has no room for must not stop every commit.
+fresh 16M cluster_size=512,refcount_bits=64
+run "refcount table at its limit, full disk" --ops 1500 --full 2048
 fresh 3M compat=0.10,cluster_size=1k
 run "version 2" --options '"l2-cache-size":"1k",'
 fresh 8M cluster_size=64k
