@@ -35,6 +35,7 @@
 #include "block/graph/open.h"
 #include "block/graph/perm.h"
 #include "block/graph/probe.h"
+#include "block/io/accounting.h"
 #include "block/io/io.h"
 #include "block/io/status.h"
 #include "block/rt/aio_context.h"
@@ -53,6 +54,7 @@ typedef struct Sleeper {
 struct BlockBackend {
     ContextCounter in_flight; /* cache lines of their own: must come first */
     BdrvChild *root;
+    Accounting *accounting;
     uint32_t perm;
     uint32_t shared;
     char *user;
@@ -82,15 +84,19 @@ static void coroutine_fn sleep_while_quiesced(BlockBackend *blk)
     co_yield();
 }
 
-static void leave(BlockBackend *blk)
+static inline void leave_at(BlockBackend *blk, unsigned context_index)
 {
-    context_counter_leave(&blk->in_flight,
-                          aio_context_index(aio_context_current()));
+    context_counter_leave(&blk->in_flight, context_index);
     /* Either the drain sees our count gone, or we see the drain. */
     __atomic_thread_fence(__ATOMIC_SEQ_CST);
     if (G_UNLIKELY(__atomic_load_n(&blk->quiesced, __ATOMIC_RELAXED) > 0)) {
         bdrv_drain_kick();
     }
+}
+
+static void leave(BlockBackend *blk)
+{
+    leave_at(blk, aio_context_index(aio_context_current()));
 }
 
 /* As enter(), but -EAGAIN instead of sleeping while drained. */
@@ -121,6 +127,46 @@ static inline int coroutine_fn enter(BlockBackend *blk, uint32_t needed)
     while (G_UNLIKELY((ret = try_enter(blk, needed)) == -EAGAIN)) {
         sleep_while_quiesced(blk);
     }
+    return ret;
+}
+
+/* enter() for what is accounted; end it with end_request(). */
+static inline int coroutine_fn begin_request(BlockBackend *blk,
+                                             uint32_t needed,
+                                             AccountingType type,
+                                             int64_t bytes,
+                                             AccountingCookie *cookie)
+{
+    int ret = enter(blk, needed);
+
+    if (G_UNLIKELY(ret < 0)) {
+        accounting_invalid(blk->accounting, type);
+        return ret;
+    }
+    accounting_begin(blk->accounting, cookie, type, bytes);
+    return 0;
+}
+
+/* -EINVAL of a range that the node does not have: nothing was begun. */
+static bool is_refusal(BlockBackend *blk, int64_t offset, int64_t bytes)
+{
+    return offset < 0 || bytes < 0 || bytes > BDRV_REQUEST_MAX_BYTES ||
+           offset > bdrv_node_length(blk->root->bs) - bytes;
+}
+
+/* Counts the request with its result, which it returns. */
+static inline int end_request(BlockBackend *blk, AccountingCookie *cookie,
+                              int64_t offset, int ret)
+{
+    unsigned index = aio_context_index(aio_context_current());
+
+    if (G_UNLIKELY(ret == -EINVAL || ret == -EROFS || ret == -EFBIG) &&
+        (ret == -EROFS || is_refusal(blk, offset, cookie->bytes))) {
+        accounting_invalid(blk->accounting, cookie->type);
+    } else {
+        accounting_end_at(blk->accounting, cookie, index, ret);
+    }
+    leave_at(blk, index);
     return ret;
 }
 
@@ -183,6 +229,7 @@ BlockBackend *blk_new(uint32_t perm, uint32_t shared, const char *user)
     blk->perm = perm;
     blk->shared = shared;
     blk->user = g_strdup(user);
+    blk->accounting = accounting_new();
     blk->drained = g_ptr_array_new();
     g_mutex_init(&blk->sleepers_lock);
     co_mutex_init(&blk->protect_lock);
@@ -267,6 +314,7 @@ void blk_free(BlockBackend *blk)
     g_ptr_array_free(blk->drained, /* free_segment= */ TRUE);
     co_mutex_destroy(&blk->protect_lock);
     g_mutex_clear(&blk->sleepers_lock);
+    accounting_free(blk->accounting);
     g_free(blk->user);
     g_aligned_free(blk);
 }
@@ -313,6 +361,11 @@ void blk_set_write_through(BlockBackend *blk, bool on)
 void blk_set_protect_probed_raw(BlockBackend *blk, bool on)
 {
     blk->protect_probed_raw = on;
+}
+
+Accounting *blk_accounting(BlockBackend *blk)
+{
+    return blk->accounting;
 }
 
 int64_t blk_length(BlockBackend *blk)
@@ -407,21 +460,24 @@ int coroutine_fn blk_co_preadv(BlockBackend *blk, int64_t offset,
                                int64_t bytes, IoVec *iov,
                                BdrvRequestFlags flags)
 {
-    int ret = enter(blk, BLK_PERM_CONSISTENT_READ);
+    AccountingCookie cookie;
+    int ret = begin_request(blk, BLK_PERM_CONSISTENT_READ, ACCOUNTING_READ,
+                            bytes, &cookie);
 
     if (ret < 0) {
         return ret;
     }
     ret = bdrv_co_preadv(blk->root, offset, bytes, iov, 0, flags);
-    leave(blk);
-    return ret;
+    return end_request(blk, &cookie, offset, ret);
 }
 
 int coroutine_fn blk_co_pwritev(BlockBackend *blk, int64_t offset,
                                 int64_t bytes, IoVec *iov,
                                 BdrvRequestFlags flags)
 {
-    int ret = enter(blk, BLK_PERM_WRITE);
+    AccountingCookie cookie;
+    int ret = begin_request(blk, BLK_PERM_WRITE, ACCOUNTING_WRITE,
+                            bytes, &cookie);
 
     if (ret < 0) {
         return ret;
@@ -432,14 +488,15 @@ int coroutine_fn blk_co_pwritev(BlockBackend *blk, int64_t offset,
     } else {
         ret = bdrv_co_pwritev(blk->root, offset, bytes, iov, 0, flags);
     }
-    leave(blk);
-    return ret;
+    return end_request(blk, &cookie, offset, ret);
 }
 
 int coroutine_fn blk_co_pwrite_zeroes(BlockBackend *blk, int64_t offset,
                                       int64_t bytes, BdrvRequestFlags flags)
 {
-    int ret = enter(blk, BLK_PERM_WRITE);
+    AccountingCookie cookie;
+    int ret = begin_request(blk, BLK_PERM_WRITE, ACCOUNTING_ZEROES,
+                            bytes, &cookie);
 
     if (ret < 0) {
         return ret;
@@ -450,45 +507,47 @@ int coroutine_fn blk_co_pwrite_zeroes(BlockBackend *blk, int64_t offset,
     } else {
         ret = bdrv_co_pwrite_zeroes(blk->root, offset, bytes, flags);
     }
-    leave(blk);
-    return ret;
+    return end_request(blk, &cookie, offset, ret);
 }
 
 int coroutine_fn blk_co_pdiscard(BlockBackend *blk, int64_t offset,
                                  int64_t bytes)
 {
-    int ret = enter(blk, BLK_PERM_WRITE);
+    AccountingCookie cookie;
+    int ret = begin_request(blk, BLK_PERM_WRITE, ACCOUNTING_UNMAP,
+                            bytes, &cookie);
 
     if (ret < 0) {
         return ret;
     }
     ret = bdrv_co_pdiscard(blk->root, offset, bytes);
-    leave(blk);
-    return ret;
+    return end_request(blk, &cookie, offset, ret);
 }
 
 int coroutine_fn blk_co_flush(BlockBackend *blk)
 {
-    int ret = enter(blk, 0);
+    AccountingCookie cookie;
+    int ret = begin_request(blk, 0, ACCOUNTING_FLUSH,
+                            0, &cookie);
 
     if (ret < 0) {
         return ret;
     }
     ret = bdrv_co_flush(blk->root->bs);
-    leave(blk);
-    return ret;
+    return end_request(blk, &cookie, 0, ret);
 }
 
 int coroutine_fn blk_co_flush_to_os(BlockBackend *blk)
 {
-    int ret = enter(blk, 0);
+    AccountingCookie cookie;
+    int ret = begin_request(blk, 0, ACCOUNTING_FLUSH,
+                            0, &cookie);
 
     if (ret < 0) {
         return ret;
     }
     ret = bdrv_co_flush_to_os(blk->root->bs);
-    leave(blk);
-    return ret;
+    return end_request(blk, &cookie, 0, ret);
 }
 
 int coroutine_fn blk_co_truncate(BlockBackend *blk, int64_t length, bool exact,
@@ -545,11 +604,29 @@ int coroutine_fn blk_co_is_allocated_above(BlockBackend *blk,
     return ret;
 }
 
+/*
+ * Both are held. @ret -ENOTSUP: the caller goes on through memory, and that
+ * is what counts.
+ */
+static int end_copy(BlockBackend *src, AccountingCookie *read,
+                    BlockBackend *dst, AccountingCookie *written, int ret)
+{
+    if (ret != -ENOTSUP) {
+        accounting_end(src->accounting, read, ret);
+        accounting_end(dst->accounting, written, ret);
+    }
+    leave(dst);
+    leave(src);
+    return ret;
+}
+
 int coroutine_fn blk_co_copy_range(BlockBackend *src, int64_t src_offset,
                                    BlockBackend *dst, int64_t dst_offset,
                                    int64_t bytes)
 {
-    int ret = enter(src, BLK_PERM_CONSISTENT_READ);
+    AccountingCookie read, written;
+    int ret = begin_request(src, BLK_PERM_CONSISTENT_READ, ACCOUNTING_READ,
+                            bytes, &read);
 
     if (ret < 0) {
         return ret;
@@ -561,17 +638,20 @@ int coroutine_fn blk_co_copy_range(BlockBackend *src, int64_t src_offset,
     ret = try_enter(dst, BLK_PERM_WRITE);
     if (ret < 0) {
         leave(src);
-        return ret == -EAGAIN ? -ENOTSUP : ret;
+        if (ret == -EAGAIN) {
+            return -ENOTSUP;
+        }
+        accounting_invalid(dst->accounting, ACCOUNTING_WRITE);
+        return ret;
     }
+    accounting_begin(dst->accounting, &written, ACCOUNTING_WRITE, bytes);
     if (touches_header(dst, dst_offset, bytes)) {
         ret = -ENOTSUP; /* the content must be looked at: through memory */
     } else {
         ret = bdrv_co_copy_range(src->root, src_offset, dst->root, dst_offset,
                                  bytes, write_flags(dst, 0));
     }
-    leave(dst);
-    leave(src);
-    return ret;
+    return end_copy(src, &read, dst, &written, ret);
 }
 
 int64_t coroutine_fn blk_co_get_allocated_file_size(BlockBackend *blk)

@@ -78,6 +78,13 @@ int coroutine_fn blk_co_copy_range(BlockBackend *src, int64_t src_offset,
                                    int64_t bytes);
 int64_t coroutine_fn blk_co_get_allocated_file_size(BlockBackend *blk);
 
+/*
+ * What has come through blk_co_* so far, by type; the control plane's own I/O
+ * is not in it. A copy by the kernel counts as a read and a write. Lives as
+ * long as @blk; histograms are set while it is drained.
+ */
+Accounting *blk_accounting(BlockBackend *blk);
+
 /* Current length in bytes, without I/O. Any thread. */
 int64_t blk_length(BlockBackend *blk);
 

@@ -22,6 +22,8 @@ typedef struct BdrvChildClass BdrvChildClass;
 typedef struct BlockBackend BlockBackend;         /* a user's handle on a root */
 typedef struct BlockOptions BlockOptions;
 typedef struct ReferencePolicy ReferencePolicy;
+typedef struct Accounting Accounting;           /* block/io/accounting.h */
+typedef struct BdrvWriteThreshold BdrvWriteThreshold;
 typedef struct BdrvTracker BdrvTracker;         /* block/io/request.h */
 typedef struct BdrvFlushState BdrvFlushState;   /* block/io/flush.h */
 typedef struct BdrvStatusCache BdrvStatusCache; /* block/io/status.h */

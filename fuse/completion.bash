@@ -4,7 +4,7 @@
 _imgfuse_values()
 {
     case $1 in
-    -t|--format|-f|-F) echo "raw qcow2" ;;
+    -t|--format|-f|-F|-O) echo "raw qcow2" ;;
     --discard)         echo "unmap ignore" ;;
     --detect-zeroes)   echo "off on unmap" ;;
     --cache)           echo "writeback none writethrough directsync unsafe" ;;
@@ -12,6 +12,7 @@ _imgfuse_values()
     --output)          echo "human json" ;;
     --transport)       echo "auto dev" ;;
     --repair)          echo "leaks all" ;;
+    --preallocation)   echo "off metadata falloc full" ;;
     esac
 }
 
@@ -21,6 +22,17 @@ _imgfuse_options()
     create) echo "-f -b -F -o -u -q --force" ;;
     info)   echo "-f --backing-chain --output= --allow-path= -U --image-opts" ;;
     check)  echo "-f -r --output= -q -U --image-opts" ;;
+    snapshot)
+            echo "-l -c -a -d -f -q -U --image-opts" ;;
+    map)    echo "-f -s -l --output= --allow-path= -U --image-opts" ;;
+    measure)
+            echo "-f -O -o --size --output= --allow-path= -U --image-opts" ;;
+    compare)
+            echo "-f -F -s -p -q -T --allow-path= -U --image-opts" ;;
+    resize) echo "-f --shrink --preallocation= -q --allow-path= --image-opts" ;;
+    convert)
+            echo "-f -O -o -B -F -c -C -S -m -W -n --target-is-zero -T -t -p -q
+                  --allow-path= -U --image-opts" ;;
     umount) echo "-l" ;;
     *)      echo "-r --read-only -w --read-write -t --format --name
                   --image-opts --growable --discard= --detect-zeroes= --cache=
@@ -43,7 +55,10 @@ _imgfuse()
     fi
     # while mounting, -f is --foreground and takes no value
     case $before:$command in
-    -f:create|-f:info|-f:check) values=$(_imgfuse_values -f) ;;
+    -f:create|-f:info|-f:check|-f:map|-f:measure|-f:compare|-f:resize|-f:convert|-f:snapshot)
+                                values=$(_imgfuse_values -f) ;;
+    -t:convert|-T:convert|-T:compare)
+                                values=$(_imgfuse_values --cache) ;;
     -r:check)                   values=$(_imgfuse_values --repair) ;;
     -f:*)                       values= ;;
     *)                          values=$(_imgfuse_values "$before") ;;
@@ -58,7 +73,8 @@ _imgfuse()
         compopt -o filenames
         COMPREPLY=($(compgen -f -- "$word"))
         [ "$COMP_CWORD" != 1 ] ||
-            COMPREPLY+=($(compgen -W "umount create info check help" -- "$word"))
+            COMPREPLY+=($(compgen -W "umount create info check map measure \
+                compare resize convert snapshot help" -- "$word"))
     fi
 }
 complete -F _imgfuse imgfuse

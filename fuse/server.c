@@ -482,6 +482,7 @@ static int run(const CliOptions *options, DaemonReady *ready)
     if (!start(&server, &error)) {
         log_error("%s", error->message);
         (void) stop(&server);
+        g_free(server.ready); /* our end tells the parent */
         return error->domain == IMGFUSE_ERROR &&
                error->code == IMGFUSE_ERROR_OPTION ? 2 : 1;
     }

@@ -22,8 +22,8 @@ extern const BlockOptionDesc bdrv_common_options[];
  * what images name; NULL allows nothing beyond the image's own folder.
  * The error says which layer it is about and how it was reached.
  * BDRV_O_PROBED is set in the node's open_flags when the format was guessed.
- * With option `snapshot` (of the root only) and BDRV_O_RDWR, what is written goes
- * to a temporary overlay, and the image is opened read-only.
+ * With option `snapshot` (of the root only) and BDRV_O_RDWR, what is written
+ * goes to a temporary overlay, and the image is opened read-only.
  */
 BlockDriverState *bdrv_open(const char *filename, BlockOptions *options,
                             BdrvOpenFlags flags, ReferencePolicy *policy,

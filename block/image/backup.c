@@ -123,6 +123,8 @@ static void backup_clean(Job *job)
     remove_filter(s);
     end_bitmap(s);
     bdrv_drained_end(s->source);
+    chain_release(s->source, s);
+    chain_release(s->target, s);
     g_clear_pointer(&s->target, bdrv_unref);
     g_clear_pointer(&s->source, bdrv_unref);
 }
@@ -250,7 +252,9 @@ static bool set_up(Job *job, const BackupConfig *config, GError **error)
 
     s->frozen = g_ptr_array_new();
     bdrv_drained_begin(s->source);
-    ok = chain_freeze(s->frozen, s->source, /* base= */ NULL, error) &&
+    ok = chain_claim(s->source, BDRV_OP_BACKUP_SOURCE, s, error) &&
+         chain_claim(s->target, BDRV_OP_BACKUP_TARGET, s, error) &&
+         chain_freeze(s->frozen, s->source, /* base= */ NULL, error) &&
          take_bitmap(s, config->bitmap, error) && insert_filter(s, error) &&
          open_backends(s, error) && make_dirty(s, error);
     bdrv_drained_end(s->source);

@@ -49,14 +49,10 @@ bool chain_freeze(GPtrArray *frozen, BlockDriverState *top,
         if (edge == NULL) {
             break;
         }
-        if (edge->frozen) {
-            g_set_error(error, IMGFUSE_ERROR, IMGFUSE_ERROR_CONFLICT,
-                        "a job works on the %s of node '%s' already",
-                        edge->name, bs->node_name);
+        if (!bdrv_child_freeze(edge, "a job works on it", error)) {
             chain_unfreeze(frozen);
             return false;
         }
-        edge->frozen = true;
         g_ptr_array_add(frozen, edge);
     }
     return true;
@@ -68,11 +64,48 @@ void chain_unfreeze(GPtrArray *frozen)
         return;
     }
     for (guint i = 0; i < frozen->len; i++) {
-        BdrvChild *edge = frozen->pdata[i];
-
-        edge->frozen = false;
+        bdrv_child_unfreeze(frozen->pdata[i]);
     }
     g_ptr_array_set_size(frozen, 0);
+}
+
+/* What nobody else may begin on a node that a job works on. */
+static const BdrvOp claimed_ops[] = {
+    BDRV_OP_COMMIT_SOURCE, BDRV_OP_COMMIT_TARGET, BDRV_OP_STREAM,
+    BDRV_OP_MIRROR_SOURCE, BDRV_OP_MIRROR_TARGET, BDRV_OP_BACKUP_SOURCE,
+    BDRV_OP_BACKUP_TARGET, BDRV_OP_SNAPSHOT,      BDRV_OP_CHANGE_BACKING,
+};
+
+/* A target may have to become longer, by the job itself. */
+static bool is_target(BdrvOp op)
+{
+    return op == BDRV_OP_COMMIT_TARGET || op == BDRV_OP_MIRROR_TARGET ||
+           op == BDRV_OP_BACKUP_TARGET;
+}
+
+bool chain_claim(BlockDriverState *bs, BdrvOp op, const void *owner,
+                 GError **error)
+{
+    g_autofree char *reason = NULL;
+
+    if (bdrv_op_is_blocked(bs, op, error)) {
+        return false;
+    }
+    reason = g_strdup_printf("a job works on it (%s)", bdrv_op_name(op));
+    for (size_t i = 0; i < G_N_ELEMENTS(claimed_ops); i++) {
+        bdrv_op_block(bs, claimed_ops[i], owner, reason);
+    }
+    if (!is_target(op)) {
+        bdrv_op_block(bs, BDRV_OP_RESIZE, owner, reason);
+    }
+    return true;
+}
+
+void chain_release(BlockDriverState *bs, const void *owner)
+{
+    if (bs != NULL) {
+        bdrv_op_unblock_all(bs, owner);
+    }
 }
 
 /* -- headers ------------------------------------------------------------- */

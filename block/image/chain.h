@@ -10,6 +10,7 @@
 #ifndef BLOCK_IMAGE_CHAIN_H
 #define BLOCK_IMAGE_CHAIN_H
 
+#include "block/graph/op_blocker.h"
 #include "block/types.h"
 
 /*
@@ -29,6 +30,16 @@ bool chain_freeze(GPtrArray *frozen, BlockDriverState *top,
                   BlockDriverState *base, GError **error);
 /* Edges must still be there. Empties the array; NULL is harmless. */
 void chain_unfreeze(GPtrArray *frozen);
+
+/*
+ * chain_claim:
+ * Begins @op on @bs in the name of @owner: CONFLICT when another job works on
+ * it, else what could disturb is blocked until chain_release(), which is
+ * harmless for nodes that are not claimed, and NULL.
+ */
+bool chain_claim(BlockDriverState *bs, BdrvOp op, const void *owner,
+                 GError **error);
+void chain_release(BlockDriverState *bs, const void *owner);
 
 /*
  * chain_can_rename:

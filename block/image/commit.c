@@ -92,6 +92,7 @@ static void commit_commit(Job *job)
     CommitState *s = job_state(job);
 
     s->base_edge = NULL;
+    chain_release(s->top, s);
     bdrv_drained_begin(s->base);
     g_clear_pointer(&s->top, bdrv_unref);
     bdrv_drained_end(s->base);
@@ -116,6 +117,8 @@ static void commit_clean(Job *job)
     if (s->reopened && !(s->base->perm & BLK_PERM_WRITE)) {
         (void) bdrv_reopen_set_read_only(s->base, true, NULL);
     }
+    chain_release(s->top, s);
+    chain_release(s->base, s);
     g_clear_pointer(&s->top, bdrv_unref);
     g_clear_pointer(&s->base, bdrv_unref);
 }
@@ -195,6 +198,8 @@ static bool set_up(Job *job, GError **error)
 
     s->frozen = g_ptr_array_new();
     if (!chain_can_rename_overlays(s->top, error) ||
+        !chain_claim(s->top, BDRV_OP_COMMIT_SOURCE, s, error) ||
+        !chain_claim(s->base, BDRV_OP_COMMIT_TARGET, s, error) ||
         !chain_freeze(s->frozen, s->top, s->base, error) ||
         !check_between(s, error) || !open_base(s, error) ||
         !open_top(s, is_live, error)) {

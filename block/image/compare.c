@@ -9,7 +9,8 @@
  *  D1  everything before `found` has been handed out, and what is handed out
  *      gets compared: so the first difference is found, whoever is faster.
  *
- * Locking: lock protects difference and found. The position is next's own.
+ * Locking: lock protects difference, found and the stage that failed. The
+ * position is next's own.
  */
 #include "block/image/compare.h"
 
@@ -46,6 +47,14 @@ static void note(CompareState *state, ImageDifference difference,
         state->found = offset;
         state->difference = difference;
     }
+    g_mutex_unlock(&state->lock);
+}
+
+/* Several workers may fail at a time. */
+static void set_stage(CompareState *state, ImageCompareStage stage)
+{
+    g_mutex_lock(&state->lock);
+    state->compare->failed_stage = stage;
     g_mutex_unlock(&state->lock);
 }
 
@@ -88,7 +97,7 @@ static int coroutine_fn look(CompareState *state, ImageWork *work)
         int ret = status_of(state, i, &status[i]);
 
         if (ret < 0) {
-            state->compare->failed_stage = IMAGE_COMPARE_STATUS;
+            set_stage(state, IMAGE_COMPARE_STATUS);
             return ret;
         }
     }
@@ -147,7 +156,7 @@ static int coroutine_fn read_into(CompareState *state, int index,
     ret = blk_co_preadv(state->compare->images[index], work->offset,
                         work->bytes, &iov, 0);
     if (ret < 0) {
-        state->compare->failed_stage = IMAGE_COMPARE_READ;
+        set_stage(state, IMAGE_COMPARE_READ);
     }
     return ret;
 }

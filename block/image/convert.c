@@ -28,6 +28,7 @@
 
 #include <errno.h>
 #include <inttypes.h>
+#include <string.h>
 
 #define CHUNK_BYTES (512 * KIB)
 /* The kernel copies without a buffer: longer pieces are cheaper. */
@@ -183,13 +184,40 @@ static int coroutine_fn write_zeros(ConvertState *state, int64_t offset,
                                 BDRV_REQ_MAY_UNMAP);
 }
 
+/*
+ * Compression takes whole clusters, or up to the target's end, which may lie
+ * some bytes behind the source's: there are zeros. False: the source ends
+ * in the middle of a cluster that goes on.
+ */
+static bool fill_cluster(const ConvertState *state, int64_t offset,
+                         int64_t *bytes, uint8_t *buffer)
+{
+    int64_t left = blk_length(state->config->target) - offset;
+    int64_t whole = MIN(state->unit, left);
+    bool at_end = offset + *bytes == state->length;
+
+    if (*bytes == whole) {
+        return true;
+    }
+    if (!at_end || whole < left ||
+        left - *bytes >= blk_limits(state->config->target)->request_alignment) {
+        return false;
+    }
+    memset(buffer + *bytes, 0, whole - *bytes);
+    *bytes = whole;
+    return true;
+}
+
 static int coroutine_fn write_data(ConvertState *state, int64_t offset,
                                    int64_t bytes, uint8_t *buffer)
 {
-    BdrvRequestFlags flags = state->config->compress
-                                 ? BDRV_REQ_WRITE_COMPRESSED : 0;
+    BdrvRequestFlags flags = 0;
     IoVec iov;
 
+    if (state->config->compress && fill_cluster(state, offset, &bytes,
+                                                buffer)) {
+        flags |= BDRV_REQ_WRITE_COMPRESSED;
+    }
     iovec_init_buffer(&iov, buffer, bytes);
     return blk_co_pwritev(state->config->target, offset, bytes, &iov, flags);
 }

@@ -245,6 +245,22 @@ static bool publish(const char *temporary, const ImageCreateRequest *request,
     return true;
 }
 
+/*
+ * Who may use the file that is to be replaced may use the new one, from the
+ * first byte on. As far as the system lets us: only root gives files away.
+ */
+static void inherit_access(int fd, const char *filename)
+{
+    struct stat st;
+
+    if (stat(filename, &st) == 0) {
+        if (fchown(fd, st.st_uid, st.st_gid) < 0) {
+            g_debug("%s: the owner stays another", filename);
+        }
+        (void) fchmod(fd, (st.st_mode & 0777) | S_IRUSR | S_IWUSR);
+    }
+}
+
 static bool create_file(const ImageCreateRequest *request,
                         const BlockDriver *driver, int64_t length,
                         GError **error)
@@ -258,6 +274,9 @@ static bool create_file(const ImageCreateRequest *request,
     if (fd < 0) {
         error_set_errno(error, errno, "cannot create a file in '%s'", folder);
         return false;
+    }
+    if (request->replace) {
+        inherit_access(fd, request->filename);
     }
     close(fd);
     if (!fill(request, driver, temporary, length, error) ||

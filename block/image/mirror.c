@@ -121,6 +121,8 @@ static void mirror_clean(Job *job)
     g_clear_pointer(&s->from, blk_free);
     chain_unfreeze(s->frozen);
     g_clear_pointer(&s->frozen, g_ptr_array_unref);
+    chain_release(s->source, s);
+    chain_release(s->target, s);
     /* The source may go, and leave a chain that the target's users share. */
     bdrv_drained_begin(s->target);
     g_clear_pointer(&s->source, bdrv_unref);
@@ -228,6 +230,8 @@ static bool set_up(Job *job, const MirrorConfig *config, GError **error)
 
     s->frozen = g_ptr_array_new();
     if (!chain_can_rename_overlays(s->source, error) ||
+        !chain_claim(s->source, BDRV_OP_MIRROR_SOURCE, s, error) ||
+        !chain_claim(s->target, BDRV_OP_MIRROR_TARGET, s, error) ||
         !chain_freeze(s->frozen, s->source, /* base= */ NULL, error) ||
         !attach_backing(s, config, error) || !open_target(s, error) ||
         !open_source(s, config->granularity, error)) {

@@ -120,6 +120,7 @@ static void stream_clean(Job *job)
     if (s->reopened) {
         (void) bdrv_reopen_set_read_only(s->top, true, NULL);
     }
+    chain_release(s->top, s);
     g_clear_pointer(&s->base, bdrv_unref);
     g_clear_pointer(&s->top, bdrv_unref);
 }
@@ -147,7 +148,8 @@ static bool check_layers(BlockDriverState *top, BlockDriverState *base,
 static bool set_up(StreamState *s, GError **error)
 {
     s->frozen = g_ptr_array_new();
-    if (!chain_freeze(s->frozen, s->top, s->base, error)) {
+    if (!chain_claim(s->top, BDRV_OP_STREAM, s, error) ||
+        !chain_freeze(s->frozen, s->top, s->base, error)) {
         return false;
     }
     if (s->top->read_only) {

@@ -18,20 +18,6 @@
 #include "block/rt/aio_context.h"
 #include "block/rt/timer.h"
 
-typedef struct Slot {
-    AccountingTotals totals[ACCOUNTING_TYPES];
-} __attribute__((aligned(64))) Slot;
-
-typedef struct Histogram {
-    int count; /* boundaries; 0: latency is not measured */
-    uint64_t boundary_ns[ACCOUNTING_HISTOGRAM_MAX];
-} Histogram;
-
-struct Accounting {
-    Histogram histogram[ACCOUNTING_TYPES];
-    Slot *slot[AIO_CONTEXTS_MAX]; /* made by the context on first use */
-};
-
 Accounting *accounting_new(void)
 {
     return g_new0(Accounting, 1);
@@ -52,30 +38,23 @@ void accounting_free(Accounting *accounting)
 static AccountingTotals *own_totals(Accounting *accounting,
                                     AccountingType type)
 {
-    Slot **slot =
+    AccountingSlot **slot =
         &accounting->slot[aio_context_index(aio_context_current())];
 
     if (G_UNLIKELY(*slot == NULL)) {
-        Slot *made = g_aligned_alloc0(1, sizeof(Slot), 64);
+        AccountingSlot *made =
+            g_aligned_alloc0(1, sizeof(AccountingSlot), 64);
 
         __atomic_store_n(slot, made, __ATOMIC_RELEASE);
     }
     return &(*slot)->totals[type];
 }
 
-/* Single writer: a load and a store do. */
-static void count(uint64_t *counter, uint64_t amount)
-{
-    __atomic_store_n(counter,
-                     __atomic_load_n(counter, __ATOMIC_RELAXED) + amount,
-                     __ATOMIC_RELAXED);
-}
-
 bool accounting_set_histogram(Accounting *accounting, AccountingType type,
                               const uint64_t *boundaries_ns, int count_of,
                               GError **error)
 {
-    Histogram *histogram = &accounting->histogram[type];
+    AccountingHistogram *histogram = &accounting->histogram[type];
 
     if (count_of < 0 || count_of > ACCOUNTING_HISTOGRAM_MAX) {
         g_set_error(error, IMGFUSE_ERROR, IMGFUSE_ERROR_OPTION,
@@ -96,6 +75,7 @@ bool accounting_set_histogram(Accounting *accounting, AccountingType type,
         histogram->boundary_ns[i] = boundaries_ns[i];
     }
     histogram->count = count_of;
+    accounting->measured[type] = count_of > 0;
     for (int i = 0; i < AIO_CONTEXTS_MAX; i++) {
         if (accounting->slot[i] != NULL) {
             memset(accounting->slot[i]->totals[type].bins, 0,
@@ -105,16 +85,12 @@ bool accounting_set_histogram(Accounting *accounting, AccountingType type,
     return true;
 }
 
-void accounting_begin(Accounting *accounting, AccountingCookie *cookie,
-                      AccountingType type, int64_t bytes)
+int64_t accounting_start_ns(void)
 {
-    cookie->type = type;
-    cookie->bytes = bytes;
-    cookie->start_ns =
-        accounting->histogram[type].count > 0 ? clock_now_ns() : 0;
+    return MAX(clock_now_ns(), 1);
 }
 
-static void count_latency(const Histogram *histogram,
+static void count_latency(const AccountingHistogram *histogram,
                           AccountingTotals *totals, int64_t latency_ns)
 {
     int bin = 0;
@@ -123,8 +99,8 @@ static void count_latency(const Histogram *histogram,
            (uint64_t) latency_ns >= histogram->boundary_ns[bin]) {
         bin++;
     }
-    count(&totals->bins[bin], 1);
-    count(&totals->total_time_ns, latency_ns);
+    accounting_add(&totals->bins[bin], 1);
+    accounting_add(&totals->total_time_ns, latency_ns);
 }
 
 void accounting_end(Accounting *accounting, const AccountingCookie *cookie,
@@ -133,10 +109,10 @@ void accounting_end(Accounting *accounting, const AccountingCookie *cookie,
     AccountingTotals *totals = own_totals(accounting, cookie->type);
 
     if (ret < 0) {
-        count(&totals->failed, 1);
+        accounting_add(&totals->failed, 1);
     } else {
-        count(&totals->operations, 1);
-        count(&totals->bytes, cookie->bytes);
+        accounting_add(&totals->operations, 1);
+        accounting_add(&totals->bytes, cookie->bytes);
     }
     if (cookie->start_ns != 0) {
         count_latency(&accounting->histogram[cookie->type], totals,
@@ -146,13 +122,13 @@ void accounting_end(Accounting *accounting, const AccountingCookie *cookie,
 
 void accounting_invalid(Accounting *accounting, AccountingType type)
 {
-    count(&own_totals(accounting, type)->invalid, 1);
+    accounting_add(&own_totals(accounting, type)->invalid, 1);
 }
 
 void accounting_merged(Accounting *accounting, AccountingType type,
                        int requests)
 {
-    count(&own_totals(accounting, type)->merged, requests);
+    accounting_add(&own_totals(accounting, type)->merged, requests);
 }
 
 void accounting_totals(Accounting *accounting, AccountingType type,
@@ -163,7 +139,8 @@ void accounting_totals(Accounting *accounting, AccountingType type,
     G_STATIC_ASSERT(sizeof(AccountingTotals) % sizeof(uint64_t) == 0);
     memset(ret_totals, 0, sizeof(*ret_totals));
     for (int i = 0; i < AIO_CONTEXTS_MAX; i++) {
-        Slot *slot = __atomic_load_n(&accounting->slot[i], __ATOMIC_ACQUIRE);
+        AccountingSlot *slot =
+            __atomic_load_n(&accounting->slot[i], __ATOMIC_ACQUIRE);
         uint64_t *from = slot ? (uint64_t *) &slot->totals[type] : NULL;
 
         for (size_t j = 0;

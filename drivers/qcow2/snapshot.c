@@ -16,7 +16,8 @@
  *  S1  what the header names was complete on disk, with its counts, before;
  *  S2  a count drops after a flush of the header that gave up the pointer;
  *  S3  a failure before the header was written undoes the counts; a crash
- *      leaves counts too high, or COPIED missing: space is lost, no more.
+ *      leaves counts too high, or COPIED missing: space is lost, no more;
+ *  S4  a failure after it is no failure of the change.
  *
  * Locking: control plane with the node drained; the coroutines here are alone
  * and take q->lock only because its functions expect it. Nothing is dirty
@@ -373,6 +374,18 @@ static int coroutine_fn switch_table(Change *change,
     return 0;
 }
 
+/*
+ * The header has switched: it is done. What could not be tidied up is leaked,
+ * what could not be written is still dirty, and a flush will tell.
+ */
+static void finish(const BlockDriverState *bs, int ret)
+{
+    if (ret < 0) {
+        g_debug("%s: after a change of snapshots: %s", bdrv_name(bs),
+                g_strerror(-ret));
+    }
+}
+
 /* Takes clusters for the table that @snapshots will make. */
 static int coroutine_fn take_table(Change *change, const GPtrArray *snapshots)
 {
@@ -476,7 +489,7 @@ static void coroutine_fn create_entry(void *opaque)
         g_ptr_array_remove(q->snapshots, snapshot);
     } else {
         adopt_table(change);
-        ret = settle(bs);
+        finish(bs, settle(bs));
     }
     change->ret = ret;
 }
@@ -575,7 +588,8 @@ static int coroutine_fn go_to_l1(Change *change, uint64_t *l1,
     ret = lower_tree(bs, old, old_entries);
     lower_range(bs, old_offset, old_entries * 8);
     qcow2_inflater_invalidate(q->inflater);
-    return ret < 0 ? ret : refresh_copied(bs);
+    finish(bs, ret < 0 ? ret : refresh_copied(bs));
+    return 0;
 }
 
 static uint64_t *coroutine_fn read_snapshot_l1(BlockDriverState *bs,
@@ -655,7 +669,8 @@ static void coroutine_fn remove_entry(void *opaque)
         ret = lower_tree(bs, l1, l1_entries);
         lower_range(bs, l1_offset, l1_entries * 8);
         qcow2_inflater_invalidate(q->inflater);
-        ret = ret < 0 ? ret : refresh_copied(bs);
+        finish(bs, ret < 0 ? ret : refresh_copied(bs));
+        ret = 0;
     }
     change->ret = ret;
 }

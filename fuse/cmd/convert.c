@@ -56,11 +56,13 @@ static void on_signal(int number)
     __atomic_store_n(&interrupted, 1, __ATOMIC_RELAXED);
 }
 
-/* An interrupt ends the work in an orderly way, once. */
+/*
+ * An interrupt ends the work behind the pieces that are under way. Also the
+ * second one: timeout(1) sends two, and the temporary file must go.
+ */
 static void catch_signals(void)
 {
-    struct sigaction action = { .sa_handler = on_signal,
-                                .sa_flags = SA_RESETHAND };
+    struct sigaction action = { .sa_handler = on_signal };
 
     sigaction(SIGINT, &action, NULL);
     sigaction(SIGTERM, &action, NULL);
@@ -127,6 +129,20 @@ static int64_t backing_bytes(BlockBackend *target)
     return below ? bdrv_node_length(below->bs) : -1;
 }
 
+static void drop_message(const char *domain, GLogLevelFlags level,
+                         const char *message, gpointer opaque)
+{
+}
+
+/* That caches cannot be written into a file without a future is no news. */
+static void throw_away(BlockBackend *target)
+{
+    GLogFunc usual = g_log_set_default_handler(drop_message, NULL);
+
+    blk_free(target);
+    (void) g_log_set_default_handler(usual, NULL);
+}
+
 /* Copies into @path, which is @is_new or may hold anything. */
 static bool convert_into(const ConvertArgs *args, const char *path,
                          bool is_new, GError **error)
@@ -156,6 +172,9 @@ static bool convert_into(const ConvertArgs *args, const char *path,
         },
         error);
     common_progress_end(&args->common);
+    if (!ok && is_new) {
+        throw_away(g_steal_pointer(&target));
+    }
     return ok;
 }
 

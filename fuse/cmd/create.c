@@ -7,7 +7,7 @@
  *
  * Locking: none; main thread.
  */
-#include "fuse/cmd/cmd.h"
+#include "fuse/cmd/common.h"
 
 #include "block/image/create.h"
 
@@ -42,25 +42,6 @@ static int list_options(const char *format)
     return CMD_EXIT_OK;
 }
 
-/* All -o strings as one set of options. */
-static BlockOptions *parse_options(const GPtrArray *strings, GError **error)
-{
-    g_autoptr(BlockOptions) all = block_options_new();
-
-    /* From the last to the first: a later -o wins. */
-    for (guint i = strings->len; i > 0; i--) {
-        g_autoptr(BlockOptions) one =
-            block_options_from_string(g_ptr_array_index(strings, i - 1),
-                                      error);
-
-        if (!one) {
-            return NULL;
-        }
-        block_options_join(all, one);
-    }
-    return g_steal_pointer(&all);
-}
-
 /* The three options that have a letter or an argument of their own, too. */
 static bool take_common(BlockOptions *options, ImageCreateRequest *request,
                         char **ret_backing_name, char **ret_backing_format,
@@ -86,8 +67,8 @@ static int create_body(void *opaque, GError **error)
 {
     CreateArgs *args = opaque;
     ImageCreateRequest request = args->request;
-    g_autoptr(BlockOptions) options = parse_options(args->option_strings,
-                                                    error);
+    g_autoptr(BlockOptions) options =
+        common_join_options(args->option_strings, error);
     g_autofree char *backing_name = NULL;
     g_autofree char *backing_format = NULL;
     int64_t length;

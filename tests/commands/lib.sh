@@ -84,7 +84,7 @@ refused() {
         cat err.log >&2
         fail "imgfuse $*: exit code $code, not $wanted"
     }
-    [ "$(wc -l < err.log)" = 1 ] && grep -q "$word" err.log || {
+    [ "$(wc -l < err.log)" = 1 ] && grep -q -e "$word" err.log || {
         cat err.log >&2
         fail "imgfuse $*: not one line with '$word'"
     }
@@ -149,11 +149,12 @@ make_chain() {
         -c "write -q -z 30M 1M" -c "write -q -P 9 66M 1M" top.qcow2
 }
 
-# make_raw FILE: 20 MiB and a bit: a hole, text, zeros that are written.
+# make_raw FILE: 20 MiB and 100 bytes: a hole, text, written zeros; data at the end.
 make_raw() {
     truncate -s 20971620 "$1"
     seq 1 500000 | dd of="$1" conv=notrunc bs=64k seek=48 status=none
     dd if=/dev/zero of="$1" conv=notrunc bs=1M seek=10 count=2 status=none
+    printf end | dd of="$1" conv=notrunc bs=1 seek=20971617 status=none
 }
 
 # make_small_disk BYTES: $small_disk is a folder where no more fits.

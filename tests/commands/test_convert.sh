@@ -87,6 +87,9 @@ step "a file that is there is replaced when the new one is complete"
 works convert -O raw base.qcow2 top.copy
 works convert -O raw top.qcow2 top.copy
 same top.copy top.raw
+chmod 600 top.copy
+works convert -O raw top.qcow2 top.copy
+[ "$(stat -c %a top.copy)" = 600 ] || fail "others may read the new file"
 ln -s top.copy link
 works convert -O raw base.qcow2 link
 [ -L link ] || fail "the link is gone"
@@ -94,7 +97,7 @@ refused 1 'use\|lock\|share' convert -O raw base.qcow2 base.qcow2
 check_image base.qcow2
 
 step "compression"
-run convert -c -O qcow2 -f raw a.raw small.qcow2
+run convert -c -O qcow2 -f raw a.raw small.qcow2 # its last sector is odd
 if [ "$code" = 0 ]; then
     same_content -f raw -F qcow2 a.raw small.qcow2
     check_image small.qcow2
@@ -147,6 +150,6 @@ make_small_disk 3M
 printf old > full/target
 refused 1 'No space' convert -S 0 -O raw top.qcow2 full/target
 [ "$(cat full/target)" = old ] || fail "the old target is gone"
-refused 1 'No space' convert -O qcow2 top.qcow2 full/new
+refused 1 'No space' convert -f raw -O qcow2 top.raw full/new
 [ ! -e full/new ] || fail "a target that failed is there"
 nothing_left full

@@ -77,10 +77,14 @@ typedef struct Case {
 /* A directory entry: a bitmap without a table, named "b". */
 #define SEED_BITMAP(at) { at + 16, 4, 0x01100001 }, { at + 20, 4, 0 }, \
                         { at + 24, 1, 'b' }
-/* A table of one snapshot at @at, whose L1 is at @l1. */
-#define SEED_SNAPSHOT(at, l1) { 60, 4, 1 }, { 64, 8, at }, { at, 8, l1 },    \
-                              { at + 8, 4, 1 }, { at + 12, 4, 0x00010001 }, \
-                              { at + 36, 4, 16 }, { at + 56, 2, 0x3131 }
+/*
+ * A table of one snapshot at @at, whose L1 of one entry is at @l1 and names
+ * the L2 table at @l2.
+ */
+#define SEED_SNAPSHOT(at, l1, l2)                                           \
+    { 60, 4, 1 }, { 64, 8, at }, { at, 8, l1 }, { at + 8, 4, 1 },           \
+    { at + 12, 4, 0x00010001 }, { at + 32, 4, 0 }, { at + 36, 4, 16 },      \
+    { at + 48, 8, 0 }, { at + 56, 2, 0x3131 }, { l1, 8, l2 }
 #define L2_ENTRY(n) (SEED_L2 + 8 * (n))
 
 /* Most members of a case are not given: nothing special. */
@@ -151,6 +155,15 @@ static const Case cases[] = {
       { EXT(QCOW2_EXTENSION_BITMAPS, 24), { 120, 4, 1 },
         { 128, 8, 48 }, { 136, 8, SEED_DATA }, { 88, 8, 1 },
         SEED_BITMAP(SEED_DATA) } },
+    { "Q16n-l2-to-snapshot-l1", NO_PLACE,
+      { SEED_SNAPSHOT(SEED_COMPRESSED, SEED_DATA, SEED_L2) } },
+    { "Q16o-l2-to-snapshot-l2", NO_PLACE,
+      { SEED_SNAPSHOT(SEED_COMPRESSED, SEED_DATA, SEED_DATA + SEED_CLUSTER),
+        { L2_ENTRY(0), 8,
+          QCOW2_ENTRY_COPIED | (SEED_DATA + SEED_CLUSTER) } } },
+    { "Q11-snapshot-l1-far", REFUSE,
+      { SEED_SNAPSHOT(SEED_COMPRESSED, SEED_DATA, SEED_L2),
+        { SEED_COMPRESSED, 8, 1ull << 50 } } },
     { "Q16b-l2-unaligned", EIO_READ,
       { { L2_ENTRY(0), 8, QCOW2_ENTRY_COPIED | (SEED_DATA + 512) } } },
     { "Q16c-l2-far", EIO_READ,

@@ -110,6 +110,13 @@ done
 fresh packed 16M compat=0.10
 run "compressed writes, 0.10" t.qcow2 --kinds rcccwdf
 
+# The compress filter above: whole clusters are packed, parts are not.
+fresh filter 16777217 cluster_size=64k
+run "compress filter" 'json:{"driver":"compress","file":{"driver":"qcow2",
+    "file":{"driver":"file","filename":"t.qcow2"}}}'
+qemu-img check t.qcow2 | grep -q ' 0.00% compressed' &&
+    { echo "FAIL the filter compressed nothing"; fails=$((fails + 1)); }
+
 # A snapshot keeps what it had.
 for cluster in 512 64k 2M; do
     fresh snapshot 16M "cluster_size=$cluster"

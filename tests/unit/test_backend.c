@@ -5,6 +5,7 @@
 #include "graph_test_driver.h"
 
 #include "block/backend.h"
+#include "block/io/accounting.h"
 #include "block/rt/io_thread.h"
 
 #include <errno.h>
@@ -254,6 +255,65 @@ static void test_drains_hold_against_io_threads(void **state)
     assert_true(call.n_done > 500);
 }
 
+static AccountingTotals totals_of(BlockBackend *blk, AccountingType type)
+{
+    AccountingTotals totals;
+
+    accounting_totals(blk_accounting(blk), type, &totals);
+    return totals;
+}
+
+static void test_requests_are_accounted_by_type_and_result(void **state)
+{
+    g_autoptr(BlockBackend) blk = open_mem(BDRV_O_RDWR);
+    Call zeroes = {.blk = blk, .bytes = 100, .is_zero = true};
+
+    assert_int_equal(do_read(blk), 0);
+    assert_int_equal(do_read(blk), 0);
+    assert_int_equal(do_write(blk, 0, "abc"), 0);
+    assert_true(do_write(blk, TMEM_BYTES, "x") < 0);
+    aio_run_sync(call_entry, &zeroes);
+
+    assert_int_equal(totals_of(blk, ACCOUNTING_READ).operations, 2);
+    assert_int_equal(totals_of(blk, ACCOUNTING_READ).bytes, 32);
+    assert_int_equal(totals_of(blk, ACCOUNTING_WRITE).operations, 1);
+    assert_int_equal(totals_of(blk, ACCOUNTING_WRITE).bytes, 3);
+    assert_int_equal(totals_of(blk, ACCOUNTING_WRITE).failed, 0);
+    assert_int_equal(totals_of(blk, ACCOUNTING_WRITE).invalid, 1);
+    assert_int_equal(totals_of(blk, ACCOUNTING_ZEROES).operations, 1);
+    assert_int_equal(totals_of(blk, ACCOUNTING_ZEROES).bytes, 100);
+    assert_int_equal(totals_of(blk, ACCOUNTING_FLUSH).operations, 0);
+}
+
+static void test_a_refused_request_is_accounted_as_invalid(void **state)
+{
+    g_autoptr(BlockBackend) reader = open_mem(BDRV_O_RDONLY);
+    g_autoptr(BlockBackend) empty = blk_new(BLK_PERM_ALL, BLK_PERM_ALL, "e");
+
+    assert_int_equal(do_write(reader, 0, "x"), -EACCES);
+    assert_int_equal(do_read(empty), -ENXIO);
+
+    assert_int_equal(totals_of(reader, ACCOUNTING_WRITE).invalid, 1);
+    assert_int_equal(totals_of(reader, ACCOUNTING_WRITE).failed, 0);
+    assert_int_equal(totals_of(reader, ACCOUNTING_READ).invalid, 0);
+    assert_int_equal(totals_of(empty, ACCOUNTING_READ).invalid, 1);
+}
+
+static void test_latency_is_accounted_where_a_histogram_is_set(void **state)
+{
+    g_autoptr(BlockBackend) blk = open_mem(BDRV_O_RDWR);
+    uint64_t boundary = UINT64_C(3600000000000);
+
+    assert_true(accounting_set_histogram(blk_accounting(blk), ACCOUNTING_READ,
+                                         &boundary, 1, NULL));
+    assert_int_equal(do_read(blk), 0);
+    assert_int_equal(do_write(blk, 0, "x"), 0);
+
+    assert_int_equal(totals_of(blk, ACCOUNTING_READ).bins[0], 1);
+    assert_true(totals_of(blk, ACCOUNTING_READ).total_time_ns > 0);
+    assert_int_equal(totals_of(blk, ACCOUNTING_WRITE).total_time_ns, 0);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -266,6 +326,9 @@ int main(void)
         cmocka_unit_test(test_requests_wait_for_the_end_of_a_drain),
         cmocka_unit_test(test_removing_the_root_ends_waiting_requests),
         cmocka_unit_test(test_drains_hold_against_io_threads),
+        cmocka_unit_test(test_requests_are_accounted_by_type_and_result),
+        cmocka_unit_test(test_a_refused_request_is_accounted_as_invalid),
+        cmocka_unit_test(test_latency_is_accounted_where_a_histogram_is_set),
     };
 
     return cmocka_run_group_tests(tests, graph_test_setup,
