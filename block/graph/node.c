@@ -16,9 +16,11 @@
 #include "block/driver.h"
 #include "block/graph/edge.h"
 #include "block/io/flush.h"
+#include "block/io/bitmap.h"
 #include "block/io/io.h"
 #include "block/io/request.h"
 #include "block/io/status.h"
+#include "block/io/write_threshold.h"
 
 #include <string.h>
 
@@ -145,6 +147,8 @@ static void node_free(BlockDriverState *bs)
         all_nodes = NULL;
     }
     g_assert(bs->op_blockers == NULL); /* who blocks holds a count */
+    bdrv_write_threshold_forget(bs);
+    bdrv_dirty_bitmaps_free(bs);
     bdrv_tracker_free(bs->tracker);
     bdrv_flush_state_free(bs->flush);
     bdrv_status_cache_free(bs->status_cache);

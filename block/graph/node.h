@@ -68,6 +68,8 @@ struct BlockDriverState {
     uint64_t write_generation;  /* completed writes so far */
     int copy_on_read;           /* > 0: reads fill this layer */
     uint32_t blocked_ops;       /* bit n: BdrvOp n is blocked */
+    int64_t write_threshold;    /* 0: off (io/write_threshold.h) */
+    BdrvWriteThreshold *write_threshold_event;
 
     BdrvTracker *tracker;       /* requests in flight */
     BdrvFlushState *flush;      /* shared flushes, sticky error */

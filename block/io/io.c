@@ -26,6 +26,7 @@
 #include "block/io/bitmap.h"
 #include "block/io/flush.h"
 #include "block/io/internal.h"
+#include "block/io/write_threshold.h"
 
 #include <errno.h>
 
@@ -158,6 +159,7 @@ void bdrv_finish_write(BdrvChild *child, int64_t offset, int64_t bytes,
         extend_length(bs, offset + bytes);
     }
     bdrv_set_dirty(bs, offset, bytes);
+    bdrv_write_threshold_check(bs, offset + bytes);
     bdrv_mark_written(bs); /* I3 */
 }
 
