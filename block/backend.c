@@ -31,12 +31,12 @@
 #include "block/graph/drain.h"
 #include "block/graph/edge.h"
 #include "block/graph/node.h"
-#include "block/graph/op_blocker.h"
 #include "block/graph/open.h"
 #include "block/graph/perm.h"
 #include "block/graph/probe.h"
 #include "block/io/accounting.h"
 #include "block/io/io.h"
+#include "block/io/snapshot_access.h"
 #include "block/io/status.h"
 #include "block/rt/aio_context.h"
 #include "block/rt/comutex.h"
@@ -65,6 +65,8 @@ struct BlockBackend {
     GMutex sleepers_lock;
     Sleeper *sleepers;
     CoMutex protect_lock;
+    void (*on_resize)(void *opaque); /* constant while in use */
+    void *resize_opaque;
 };
 
 /* ---- the gate ----------------------------------------------------------- */
@@ -179,6 +181,15 @@ static char *root_parent_desc(BdrvChild *child)
     return g_strdup(blk->user);
 }
 
+static void root_resize(BdrvChild *child)
+{
+    BlockBackend *blk = child->parent;
+
+    if (blk->on_resize) {
+        blk->on_resize(blk->resize_opaque);
+    }
+}
+
 static void root_drained_begin(BdrvChild *child)
 {
     BlockBackend *blk = child->parent;
@@ -214,6 +225,7 @@ static void root_drained_end(BdrvChild *child)
 
 static const BdrvChildClass blk_root_class = {
     .get_parent_desc = root_parent_desc,
+    .resize = root_resize,
     .drained_begin = root_drained_begin,
     .drained_poll = root_drained_poll,
     .drained_end = root_drained_end,
@@ -351,6 +363,13 @@ bool blk_set_perm(BlockBackend *blk, uint32_t perm, uint32_t shared,
         bdrv_drained_end(bs);
     }
     return ok;
+}
+
+void blk_set_resize_handler(BlockBackend *blk, void (*handler)(void *opaque),
+                            void *opaque)
+{
+    blk->resize_opaque = opaque;
+    blk->on_resize = handler;
 }
 
 void blk_set_write_through(BlockBackend *blk, bool on)
@@ -560,14 +579,7 @@ int coroutine_fn blk_co_truncate(BlockBackend *blk, int64_t length, bool exact,
                         blk->user);
         return ret;
     }
-    if (bdrv_op_is_blocked_now(blk->root->bs, BDRV_OP_RESIZE)) {
-        g_set_error(error, IMGFUSE_ERROR, IMGFUSE_ERROR_CONFLICT,
-                    "%s may not change the length now: something works on "
-                    "the image", blk->user);
-        ret = -EBUSY;
-    } else {
-        ret = bdrv_co_truncate(blk->root, length, exact, prealloc, 0, error);
-    }
+    ret = bdrv_co_truncate(blk->root, length, exact, prealloc, 0, error);
     leave(blk);
     return ret;
 }
@@ -662,6 +674,19 @@ int64_t coroutine_fn blk_co_get_allocated_file_size(BlockBackend *blk)
         return ret;
     }
     ret = bdrv_co_get_allocated_file_size(blk->root->bs);
+    leave(blk);
+    return ret;
+}
+
+int coroutine_fn blk_co_keep_snapshot(BlockBackend *blk, int64_t offset,
+                                      int64_t bytes)
+{
+    int ret = enter(blk, BLK_PERM_CONSISTENT_READ);
+
+    if (ret < 0) {
+        return ret;
+    }
+    ret = bdrv_co_keep_snapshot(blk->root, offset, bytes);
     leave(blk);
     return ret;
 }

@@ -45,6 +45,14 @@ bool blk_is_read_only(const BlockBackend *blk);
 bool blk_set_perm(BlockBackend *blk, uint32_t perm, uint32_t shared,
                   GError **error);
 
+/*
+ * @handler(@opaque) is called after the length has changed, whoever did it:
+ * coroutine of any I/O thread, or control plane. It may not do I/O. Set before
+ * @blk is used by threads; NULL: nobody wants to know.
+ */
+void blk_set_resize_handler(BlockBackend *blk, void (*handler)(void *opaque),
+                            void *opaque);
+
 /* Every write is followed by a flush before it returns. */
 void blk_set_write_through(BlockBackend *blk, bool on);
 
@@ -77,6 +85,9 @@ int coroutine_fn blk_co_copy_range(BlockBackend *src, int64_t src_offset,
                                    BlockBackend *dst, int64_t dst_offset,
                                    int64_t bytes);
 int64_t coroutine_fn blk_co_get_allocated_file_size(BlockBackend *blk);
+/* As bdrv_co_keep_snapshot() of block/io/snapshot_access.h. */
+int coroutine_fn blk_co_keep_snapshot(BlockBackend *blk, int64_t offset,
+                                      int64_t bytes);
 
 /*
  * What has come through blk_co_* so far, by type; the control plane's own I/O

@@ -51,6 +51,8 @@ typedef struct BlockReopenOps {
  * check: may they be taken? Nothing visible changes but what abort undoes
  * (the file driver takes new locks here). set: make them so, give up what is
  * no longer needed; cannot fail. Each check is followed by one set or abort.
+ * Requests of other users may be under way in the node: these hooks touch
+ * nothing that requests use.
  */
 typedef struct BlockPermOps {
     bool (*check_perm)(BlockDriverState *bs, uint32_t perm, uint32_t shared,
@@ -89,6 +91,21 @@ typedef struct BlockCreateOps {
                     GError **error);
 } BlockCreateOps;
 
+/*
+ * What may change about an image that exists (block/image/amend.h). amend
+ * takes what it knows out of @options. It decides whether all of it can be
+ * done before it changes anything; what it does is in an order that a crash
+ * leaves a sound image. @progress (may be NULL) is told now and then. Control
+ * plane, node drained and writable.
+ */
+typedef void BlockAmendProgress(int64_t done, int64_t total, void *opaque);
+typedef struct BlockAmendOps {
+    const BlockOptionDesc *options; /* ended by a NULL name */
+    bool (*amend)(BlockDriverState *bs, BlockOptions *options,
+                  BlockAmendProgress *progress, void *opaque,
+                  GError **error);
+} BlockAmendOps;
+
 /* What a check may repair, and what it found (block/image/check.h). */
 typedef enum BlockCheckFix {
     BLOCK_CHECK_FIX_NONE = 0,
@@ -119,6 +136,9 @@ typedef struct BlockChildOps {
 
 /* Internal snapshots: block/image/snapshot.h has the contract. */
 typedef struct BlockSnapshotOps BlockSnapshotOps;
+
+/* Dirty bitmaps that the image keeps: block/image/stored_bitmap.h. */
+typedef struct BlockBitmapOps BlockBitmapOps;
 
 /* Facts of an image for `info`; -1 or false where a format has no such. */
 typedef struct BlockDriverInfo {
@@ -183,8 +203,10 @@ struct BlockDriver {
     const BlockPermOps *perm;
     /* Whole-image operations; NULL where a format has none. */
     const BlockCreateOps *create;
+    const BlockAmendOps *amend;
     const BlockCheckOps *check;
     const BlockSnapshotOps *snapshots;
+    const BlockBitmapOps *bitmaps;
     /*
      * The image's header names @name (NULL: nothing) of @format (NULL: not
      * said) as its backing file from now on, on the medium when it returns;
@@ -193,6 +215,13 @@ struct BlockDriver {
      */
     bool (*change_backing_file)(BlockDriverState *bs, const char *name,
                                 const char *format, GError **error);
+    /*
+     * The image gives up all that it has itself: its backing file shows
+     * through, or zeros. Length and snapshots stay. On the medium when it
+     * returns; a failure leaves any part. Control plane, node drained and
+     * writable. NULL: cannot.
+     */
+    bool (*make_empty)(BlockDriverState *bs, GError **error);
     /* Abilities that few drivers have; NULL: not this one. */
     const BlockChildOps *children;
     const BlockDebugOps *debug;
@@ -283,6 +312,8 @@ struct BlockDriver {
     bool (*get_info)(BlockDriverState *bs, BlockDriverInfo *info);
     /* A JSON object with the format's details for `info`; NULL when none. */
     JsonNode *(*get_specific_info)(BlockDriverState *bs);
+    /* A JSON object with figures of its caches, now; NULL when none. */
+    JsonNode *(*get_cache_figures)(BlockDriverState *bs);
     /* A fresh image of this kind reads zeros. Default: false. */
     bool (*has_zero_init)(BlockDriverState *bs);
 };

@@ -17,16 +17,20 @@ static const BlockDriver *const drivers[] = {
     /* formats */
     &bdrv_raw,
     &bdrv_qcow2,
+    &bdrv_luks,
     /* filters */
     &bdrv_blkdebug,
     &bdrv_blklogwrites,
     &bdrv_blkverify,
     &bdrv_compress,
+    &bdrv_concat,
     &bdrv_copy_before_write,
     &bdrv_copy_on_read_filter,
     &bdrv_preallocate,
     &bdrv_quorum,
+    &bdrv_salvage,
     &bdrv_snapshot_access,
+    &bdrv_snapshot_view,
     &bdrv_throttle,
 };
 

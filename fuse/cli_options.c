@@ -16,6 +16,7 @@
 
 #include "fuse/cli_options.h"
 
+#include "block/crypto/secret.h"
 #include "block/graph/options.h"
 
 #include <fuse_opt.h>
@@ -27,10 +28,14 @@ typedef enum OptionKind {
     KIND_ON,     /* bool: becomes true */
     KIND_OFF,    /* bool: becomes false */
     KIND_STRING, /* char * */
+    KIND_OVERLAY, /* overlay, with a file or without */
+    KIND_ID,     /* unsigned, of a user or group */
+    KIND_MODE,   /* int, octal permission bits */
     KIND_ENUM,   /* char *, one of the values in ->value_help */
     KIND_CACHE,  /* CliCache, likewise */
     KIND_UNMAP,  /* bool, likewise */
     KIND_LIST,   /* GPtrArray * of strings */
+    KIND_SECRET, /* likewise, and out of everybody's sight */
     KIND_NAME,   /* the last image's name */
     KIND_FORMAT, /* the last image's format */
     KIND_NUMBER, /* unsigned, 1 to CLI_THREADS_MAX */
@@ -53,12 +58,18 @@ static const OptionSpec specs[] = {
       "the images cannot be written (default)" },
     { "read-write", 'w', KIND_ON, FIELD(read_write), NULL,
       "the images can be written" },
+    { "overlay", 0, KIND_OVERLAY, 0, "FILE",
+      "what is written goes to FILE (made if missing), or away at unmount" },
     { "format", 't', KIND_FORMAT, 0, "FMT",
       "format of the (last) image (default: probed)" },
     { "name", 0, KIND_NAME, 0, "NAME",
       "name of the (last) image's file in the mount" },
     { "image-opts", 0, KIND_ON, FIELD(image_opts), NULL,
       "IMAGE is driver=qcow2,file.filename=... instead of a name" },
+    { "snapshots", 0, KIND_ON, FIELD(snapshots), NULL,
+      "show internal snapshots as files, too" },
+    { "layers", 0, KIND_ON, FIELD(layers), NULL,
+      "show each layer of backing files, too (below .imgfuse)" },
     { "growable", 0, KIND_ON, FIELD(growable), NULL,
       "writes past the end and truncate may change the size" },
     { "discard", 0, KIND_UNMAP, FIELD(unmap), "unmap|ignore",
@@ -80,8 +91,20 @@ static const OptionSpec specs[] = {
       "images may name files in DIR and below (repeatable)" },
     { "allow-remote", 0, KIND_ON, FIELD(allow_remote), NULL,
       "images may name files over the network" },
+    { "uid", 0, KIND_ID, FIELD(uid), "N",
+      "owner of the files (default: who mounts)" },
+    { "gid", 0, KIND_ID, FIELD(gid), "N",
+      "group of the files (default: who mounts)" },
+    { "mode", 0, KIND_MODE, FIELD(file_mode), "OCTAL",
+      "permission bits of the files (default: 600, or 644 for others)" },
     { "force-share", 0, KIND_ON, FIELD(force_share), NULL,
       "open although somebody else writes (the view may tear)" },
+    { "key", 0, KIND_STRING, FIELD(key), "file:F|env:N|cred:N|secret:ID|ask",
+      "the key of encrypted images: a file, environment variable,\n"
+      "                                systemd credential, object, or typed" },
+    { "object", 0, KIND_SECRET, FIELD(objects),
+      "secret,id=ID,file=F|data=TEXT[,format=raw|base64]",
+      "a secret that options of images may name (repeatable)" },
     { "foreground", 'f', KIND_ON, FIELD(foreground), NULL,
       "stay in the foreground" },
     { "pid-file", 0, KIND_STRING, FIELD(pid_file), "FILE",
@@ -112,7 +135,11 @@ static const char *const kernel_options[] = {
 };
 
 /* What is on its way while arguments are read. */
+/* Which of -r and -w were given; -o ro and rw come from mount(8) as well. */
+enum { ACCESS_READ = 1 << 0, ACCESS_WRITE = 1 << 1 };
+
 typedef struct Parser {
+    unsigned access; /* of ACCESS_* */
     CliOptions *options;
     char *name;   /* of the last image */
     char *format; /* likewise */
@@ -135,13 +162,23 @@ void cli_options_free(CliOptions *options)
     }
     g_ptr_array_unref(options->images);
     g_ptr_array_unref(options->allow_paths);
+    g_ptr_array_unref(options->objects);
+    g_free(options->key);
     g_string_free(options->mount_options, TRUE);
     g_free(options->mount_point);
     g_free(options->detect_zeroes);
     g_free(options->aio);
     g_free(options->transport);
     g_free(options->pid_file);
+    g_free(options->overlay_file);
     g_free(options);
+}
+
+/* May be the last copy of a key. */
+static void object_free(char *text)
+{
+    explicit_bzero(text, strlen(text));
+    g_free(text);
 }
 
 static CliOptions *cli_options_new(void)
@@ -151,8 +188,12 @@ static CliOptions *cli_options_new(void)
     options->images = g_ptr_array_new_with_free_func(
         (GDestroyNotify)image_free);
     options->allow_paths = g_ptr_array_new_with_free_func(g_free);
+    options->objects = g_ptr_array_new_with_free_func(
+        (GDestroyNotify)object_free);
     options->mount_options = g_string_new(NULL);
     options->unmap = true;
+    options->uid = options->gid = CLI_NO_ID;
+    options->file_mode = -1;
     return options;
 }
 
@@ -286,6 +327,38 @@ static bool set_number(Parser *parser, const OptionSpec *spec,
     return true;
 }
 
+static bool set_id(Parser *parser, const OptionSpec *spec, const char *value)
+{
+    unsigned *field = (unsigned *)((char *)parser->options + spec->offset);
+    guint64 number;
+
+    if (!g_ascii_string_to_unsigned(value, 10, 0, CLI_NO_ID - 1, &number,
+                                    NULL)) {
+        g_set_error(parser->error, IMGFUSE_ERROR, IMGFUSE_ERROR_OPTION,
+                    "'%s' is no value for '%s', which takes a number", value,
+                    spec->name);
+        return false;
+    }
+    *field = (unsigned)number;
+    return true;
+}
+
+static bool set_mode(Parser *parser, const OptionSpec *spec,
+                     const char *value)
+{
+    guint64 number;
+
+    if (!g_ascii_string_to_unsigned(value, 8, 0, 0666, &number, NULL) ||
+        (number & 0111)) {
+        g_set_error(parser->error, IMGFUSE_ERROR, IMGFUSE_ERROR_OPTION,
+                    "'%s' is no value for '%s', which takes read and write "
+                    "bits in octal, as 640", value, spec->name);
+        return false;
+    }
+    parser->options->file_mode = (int)number;
+    return true;
+}
+
 static bool parse_mount_options(Parser *parser, const char *list);
 
 static bool store(Parser *parser, const OptionSpec *spec, const char *value)
@@ -296,13 +369,29 @@ static bool store(Parser *parser, const OptionSpec *spec, const char *value)
     switch (spec->kind) {
     case KIND_ON:
     case KIND_OFF:
+        if (spec->offset == FIELD(read_write)) {
+            parser->access |= spec->kind == KIND_ON ? ACCESS_WRITE
+                                                    : ACCESS_READ;
+        }
         *(bool *)field = spec->kind == KIND_ON;
         return true;
+    case KIND_OVERLAY:
+        parser->options->overlay = true;
+        set_string(&parser->options->overlay_file, value);
+        return true;
+    case KIND_ID:
+        return set_id(parser, spec, value);
+    case KIND_MODE:
+        return set_mode(parser, spec, value);
     case KIND_STRING:
         set_string(field, value);
         return true;
     case KIND_LIST:
         g_ptr_array_add(*(GPtrArray **)field, g_strdup(value));
+        return true;
+    case KIND_SECRET:
+        g_ptr_array_add(*(GPtrArray **)field, g_strdup(value));
+        secret_hide((char *)value); /* argv's, or a copy's */
         return true;
     case KIND_NAME:
         set_string(&parser->name, value);
@@ -337,7 +426,7 @@ static bool store(Parser *parser, const OptionSpec *spec, const char *value)
 /* @value NULL: none was given. */
 static bool apply(Parser *parser, const OptionSpec *spec, const char *value)
 {
-    if (!value != !spec->value_help) {
+    if (!value != !spec->value_help && spec->kind != KIND_OVERLAY) {
         g_set_error(parser->error, IMGFUSE_ERROR, IMGFUSE_ERROR_OPTION,
                     value ? "option '%s' takes no value%s"
                     : "option '%s' needs a value: %s", spec->name,
@@ -362,6 +451,7 @@ static bool apply_mount_option(Parser *parser, const char *text)
     }
     if (strcmp(text, "ro") == 0 || strcmp(text, "rw") == 0) {
         options->read_write = text[1] == 'w';
+        options->wants_read_only = !options->read_write;
         return true;
     }
     if (g_strv_contains(kernel_options, text)) {
@@ -418,7 +508,8 @@ static bool parse_long(Parser *parser, int argc, char **argv, int *index)
 
         return unknown_option(parser, "--", name);
     }
-    if (spec->value_help && !value && *index + 1 < argc) {
+    if (spec->value_help && !value && spec->kind != KIND_OVERLAY &&
+        *index + 1 < argc) {
         value = argv[++*index];
     }
     return apply(parser, spec, value);
@@ -530,11 +621,46 @@ static bool take_positional(Parser *parser)
     return true;
 }
 
-static bool check_together(const CliOptions *options, GError **error)
+static bool check_overlay(const Parser *parser, GError **error)
 {
+    CliOptions *options = parser->options;
+    const char *file = options->overlay_file;
+    const char *problem = NULL;
+
+    if (!options->overlay) {
+        return true;
+    }
+    if (options->wants_read_only || parser->access == ACCESS_READ) {
+        problem = " is for writing; it cannot be combined with read-only";
+    } else if (file && !*file) {
+        problem = "= lacks a file name; leave out '=' for a file that goes "
+                  "away";
+    } else if (file && options->images->len != 1) {
+        problem = "=FILE is for one image; mount several one by one";
+    } else if (file && options->image_opts) {
+        problem = "=FILE needs an image with a file name; it cannot be "
+                  "combined with image-opts";
+    }
+    if (problem) {
+        g_set_error(error, IMGFUSE_ERROR, IMGFUSE_ERROR_OPTION, "overlay%s",
+                    problem);
+        return false;
+    }
+    options->read_write = true;
+    return true;
+}
+
+static bool check_together(const Parser *parser, GError **error)
+{
+    const CliOptions *options = parser->options;
     bool direct = options->cache == CLI_CACHE_NONE ||
                   options->cache == CLI_CACHE_DIRECTSYNC;
 
+    if (parser->access == (ACCESS_READ | ACCESS_WRITE)) {
+        g_set_error(error, IMGFUSE_ERROR, IMGFUSE_ERROR_OPTION,
+                    "read-only (-r) and read-write (-w) exclude each other");
+        return false;
+    }
     if (g_strcmp0(options->aio, "native") == 0 && !direct) {
         g_set_error(error, IMGFUSE_ERROR, IMGFUSE_ERROR_OPTION,
                     "aio=native needs cache=none or cache=directsync");
@@ -580,7 +706,8 @@ static bool parse_all(Parser *parser, int argc, char **argv)
     if (options->show_help || options->show_version) {
         return true;
     }
-    return take_positional(parser) && check_together(options, parser->error);
+    return take_positional(parser) && check_overlay(parser, parser->error) &&
+           check_together(parser, parser->error);
 }
 
 CliOptions *cli_options_parse(int argc, char **argv, GError **error)
@@ -631,8 +758,9 @@ char *cli_options_help(void)
     for (size_t i = 0; i < G_N_ELEMENTS(specs); i++) {
         const OptionSpec *spec = &specs[i];
         g_autofree char *left =
-            g_strdup_printf("--%s%s%s", spec->name,
-                            spec->value_help ? "=" : "",
+            g_strdup_printf(spec->kind == KIND_OVERLAY ? "--%s[%s%s]"
+                                                       : "--%s%s%s",
+                            spec->name, spec->value_help ? "=" : "",
                             spec->value_help ? spec->value_help : "");
 
         if (spec->short_name) {

@@ -32,7 +32,14 @@ typedef enum CliCache {
 typedef struct CliOptions {
     GPtrArray *images; /* of CliImage * */
     char *mount_point;
-    bool read_write;
+    bool read_write;     /* also because of overlay */
+    bool wants_read_only; /* said so, and last */
+    bool overlay;        /* writes go elsewhere */
+    char *overlay_file;  /* NULL: to a file that goes with the mount */
+    bool snapshots;      /* shown as files */
+    bool layers;         /* likewise */
+    unsigned uid, gid;   /* of all files; CLI_NO_ID: whoever mounts */
+    int file_mode;       /* permission bits, -1: by allow_other */
     bool image_opts;
     bool growable;
     bool unmap;          /* --discard=unmap */
@@ -45,6 +52,8 @@ typedef struct CliOptions {
     GPtrArray *allow_paths; /* of char * */
     bool allow_remote;
     bool force_share;
+    GPtrArray *objects; /* of char *: secrets (block/crypto/secret.h) */
+    char *key;          /* where the images' key comes from; NULL: no key */
     bool foreground;
     bool verbose;
     bool debug;
@@ -56,6 +65,7 @@ typedef struct CliOptions {
 } CliOptions;
 
 #define CLI_THREADS_MAX 32
+#define CLI_NO_ID UINT32_MAX
 
 /*
  * cli_options_parse:

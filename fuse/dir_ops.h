@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * operations on names and attributes, and on the mount as a whole
+ * operations on names and folders, and on the mount as a whole
  *
  * Each is a FuseOperation (dispatch.h): coroutine, any I/O thread, 0 or
  * -errno. Arguments were checked for length.
@@ -10,27 +10,16 @@
 
 #include "fuse/dispatch.h"
 
-/* -ENOENT, -ENOTDIR (the root is a file). */
+/* -ENOENT, -ENOTDIR. */
 FuseOperation fuse_op_lookup;
-FuseOperation fuse_op_getattr;
-FuseOperation fuse_op_statx;
-/*
- * -EPERM: owner and mode are fixed, the length unless the image may grow; the
- * time of last change is taken over and kept as long as the mount.
- */
-FuseOperation fuse_op_setattr;
-FuseOperation fuse_op_access;
 FuseOperation fuse_op_opendir;
 FuseOperation fuse_op_readdir;
 FuseOperation fuse_op_statfs;
 /* Flushes every image of the mount to its medium. */
 FuseOperation fuse_op_syncfs;
 
-/* Fills @attr for the existing inode @inode. */
-void coroutine_fn fuse_fill_attr(const FuseMountState *mount, uint64_t inode,
-                                 struct fuse_attr *attr);
-
-/* Seconds for which the kernel may believe the attributes of @inode. */
-uint64_t fuse_attr_valid(const FuseMountState *mount, uint64_t inode);
+/* For operations whose answer is a name's: lookup, mkdir. */
+void coroutine_fn fuse_reply_entry(const FuseMountState *mount,
+                                   FuseRequest *request, uint64_t inode);
 
 #endif

@@ -12,9 +12,11 @@
  */
 #include "fuse/dispatch.h"
 
+#include "fuse/attr_ops.h"
 #include "fuse/dir_ops.h"
 #include "fuse/file_ops.h"
 #include "fuse/log.h"
+#include "fuse/snapshot_ops.h"
 
 #include <errno.h>
 #include <inttypes.h>
@@ -60,16 +62,18 @@ static const struct Operation {
                        sizeof(struct fuse_setattr_in) },
     [FUSE_SYMLINK] = { "SYMLINK", op_names_fixed, 0 },
     [FUSE_MKNOD] = { "MKNOD", op_names_fixed, 0 },
-    [FUSE_MKDIR] = { "MKDIR", op_names_fixed, 0 },
+    [FUSE_MKDIR] = { "MKDIR", fuse_op_mkdir,
+                     sizeof(struct fuse_mkdir_in) + 1 },
     [FUSE_UNLINK] = { "UNLINK", op_names_fixed, 0 },
-    [FUSE_RMDIR] = { "RMDIR", op_names_fixed, 0 },
+    [FUSE_RMDIR] = { "RMDIR", fuse_op_rmdir, 1 },
     [FUSE_RENAME] = { "RENAME", op_names_fixed, 0 },
     [FUSE_LINK] = { "LINK", op_names_fixed, 0 },
     [FUSE_OPEN] = { "OPEN", fuse_op_open, sizeof(struct fuse_open_in) },
     [FUSE_READ] = { "READ", fuse_op_read, sizeof(struct fuse_read_in) },
     [FUSE_WRITE] = { "WRITE", fuse_op_write, sizeof(struct fuse_write_in) },
     [FUSE_STATFS] = { "STATFS", fuse_op_statfs, 0 },
-    [FUSE_RELEASE] = { "RELEASE", op_ok, 0 },
+    [FUSE_RELEASE] = { "RELEASE", fuse_op_release,
+                       sizeof(struct fuse_release_in) },
     [FUSE_FSYNC] = { "FSYNC", fuse_op_fsync, 0 },
     [FUSE_SETXATTR] = { "SETXATTR", NULL, 0 },
     [FUSE_GETXATTR] = { "GETXATTR", NULL, 0 },

@@ -14,6 +14,7 @@
 #ifndef FUSE_DISPATCH_H
 #define FUSE_DISPATCH_H
 
+#include "fuse/control.h"
 #include "fuse/tree.h"
 #include "fuse/wire.h"
 
@@ -43,6 +44,9 @@ typedef struct FuseRequest {
 typedef struct FuseMountState {
     Tree *tree;
     bool writeback; /* the kernel keeps size and times */
+    Control *control;     /* the main thread's ear */
+    Documents *documents; /* those that are open */
+    int notify_fd;        /* where the kernel hears of changes */
 } FuseMountState;
 
 /*

@@ -54,6 +54,7 @@ void export_free(Export *export)
     blk_free(export->blk);
     co_mutex_destroy(&export->resize_lock);
     g_free(export->name);
+    g_free(export->reference);
     g_free(export);
 }
 
@@ -85,8 +86,10 @@ static int coroutine_fn set_length(Export *export, int64_t length)
     if (length > BDRV_MAX_LENGTH) {
         return -EFBIG;
     }
+    __atomic_store_n(&export->is_resizing, true, __ATOMIC_RELAXED);
     result = blk_co_truncate(export->blk, length, /* exact= */ true,
                              PREALLOC_OFF, &error);
+    __atomic_store_n(&export->is_resizing, false, __ATOMIC_RELAXED);
     if (result < 0) {
         log_info("%s: cannot change the length to %" PRId64 ": %s",
                  export->name, length,
@@ -97,6 +100,7 @@ static int coroutine_fn set_length(Export *export, int64_t length)
     return result;
 }
 
+/* Without the lock first: nearly every write ends within the file. */
 int coroutine_fn export_co_make_room(Export *export, int64_t end)
 {
     int result = 0;
@@ -125,6 +129,26 @@ int coroutine_fn export_co_truncate(Export *export, int64_t length)
     }
     co_mutex_unlock(&export->resize_lock);
     return result;
+}
+
+/* The kernel knows of changes that it has asked for itself. */
+static void on_resize(void *opaque)
+{
+    Export *export = opaque;
+
+    if (!__atomic_load_n(&export->is_resizing, __ATOMIC_RELAXED)) {
+        export_touch(export);
+        export->on_stale(export, export->stale_opaque);
+    }
+}
+
+void export_watch_length(Export *export,
+                         void (*on_stale)(Export *export, void *opaque),
+                         void *opaque)
+{
+    export->stale_opaque = opaque;
+    export->on_stale = on_stale;
+    blk_set_resize_handler(export->blk, on_resize, export);
 }
 
 void export_touch(Export *export)

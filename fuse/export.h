@@ -14,11 +14,17 @@
 
 typedef struct Export {
     char *name; /* in the mount */
+    char *reference; /* what the user calls the image, or NULL; owned */
     BlockBackend *blk;
     bool read_only;
     bool growable; /* the file may change its length */
     bool unmap;    /* punched holes give clusters back */
     int64_t cluster_bytes; /* > 0: for st_blksize and statfs */
+
+    /* Who is to know when the length changes by other ways than ours. */
+    void (*on_stale)(struct Export *export, void *opaque);
+    void *stale_opaque;
+    bool is_resizing; /* atomic: we are changing the length */
 
     CoMutex resize_lock; /* a look at the length and a truncate by it */
 
@@ -63,6 +69,15 @@ int coroutine_fn export_co_make_room(Export *export, int64_t end);
 
 /* A new length. -EPERM unless it is the present one or the file may grow. */
 int coroutine_fn export_co_truncate(Export *export, int64_t length);
+
+/*
+ * @on_stale(@export, @opaque) is called when somebody below (a job, a snapshot
+ * that was gone back to) has changed the length: any thread, no I/O. Before
+ * requests begin.
+ */
+void export_watch_length(Export *export,
+                         void (*on_stale)(Export *export, void *opaque),
+                         void *opaque);
 
 /* The content changes now. Cheap; any thread. */
 void export_touch(Export *export);

@@ -19,6 +19,8 @@
  */
 #include "fuse/file_ops.h"
 
+#include "fuse/snapshot_ops.h"
+
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/falloc.h>
@@ -39,21 +41,82 @@ static Export *export_of(const FuseMountState *mount,
     Export *export = tree_export(mount->tree, request->header.nodeid);
 
     if (!export) {
-        *ret_error = tree_is_folder(mount->tree, request->header.nodeid)
-                     ? -EISDIR : -ENOENT;
+        TreeKind kind = tree_node(mount->tree, request->header.nodeid).kind;
+
+        *ret_error = tree_kind_is_folder(kind) ? -EISDIR
+                     : kind == TREE_NOTHING ? -ENOENT : -EINVAL;
     }
     return export;
+}
+
+/*
+ * What has no backend of its own: a document has a handle and is never
+ * cached; a snapshot is opened by its first user and does not change.
+ */
+static int coroutine_fn open_beside(const FuseMountState *mount,
+                                    FuseRequest *request,
+                                    const TreeNode *node, bool for_reading)
+{
+    struct fuse_open_out *out;
+    uint64_t handle = 0;
+    int result;
+
+    if (!for_reading) {
+        return -EROFS;
+    }
+    result = node->kind == TREE_DOCUMENT
+             ? fuse_document_open(mount, node, &handle)
+             : fuse_snapshot_open(mount, node);
+    if (result < 0) {
+        return result;
+    }
+    out = fuse_request_out(request, sizeof(*out));
+    out->fh = handle;
+    out->open_flags = FOPEN_NOFLUSH | (node->kind == TREE_DOCUMENT
+                                       ? FOPEN_DIRECT_IO : FOPEN_KEEP_CACHE);
+    return 0;
+}
+
+int coroutine_fn fuse_op_release(const FuseMountState *mount,
+                                 FuseRequest *request, const void *args)
+{
+    const struct fuse_release_in *in = args;
+    TreeNode node = tree_node(mount->tree, request->header.nodeid);
+
+    if (node.kind == TREE_DOCUMENT) {
+        documents_close(mount->documents, in->fh);
+    } else if (node.kind == TREE_SNAPSHOT_FILE) {
+        fuse_snapshot_release(mount, &node);
+    }
+    return 0;
+}
+
+/* A layer that is written by another name must not be cached by its own. */
+static bool is_second_name(const FuseMountState *mount, const TreeNode *node)
+{
+    const Export *image;
+
+    if (node->kind != TREE_LAYER) {
+        return false;
+    }
+    image = g_ptr_array_index(mount->tree->exports, node->image);
+    return !image->read_only;
 }
 
 int coroutine_fn fuse_op_open(const FuseMountState *mount,
                               FuseRequest *request, const void *args)
 {
     const struct fuse_open_in *in = args;
+    TreeNode node = tree_node(mount->tree, request->header.nodeid);
     struct fuse_open_out *out;
     int result;
-    Export *export = export_of(mount, request, &result);
+    Export *export;
     bool for_reading = (in->flags & O_ACCMODE) == O_RDONLY;
 
+    if (node.kind == TREE_DOCUMENT || node.kind == TREE_SNAPSHOT_FILE) {
+        return open_beside(mount, request, &node, for_reading);
+    }
+    export = export_of(mount, request, &result);
     if (!export) {
         return result;
     }
@@ -68,7 +131,7 @@ int coroutine_fn fuse_op_open(const FuseMountState *mount,
     }
 
     out = fuse_request_out(request, sizeof(*out));
-    if (in->flags & O_DIRECT) {
+    if ((in->flags & O_DIRECT) || is_second_name(mount, &node)) {
         out->open_flags = FOPEN_DIRECT_IO | FOPEN_PARALLEL_DIRECT_WRITES;
     } else {
         out->open_flags = FOPEN_KEEP_CACHE;
@@ -88,8 +151,10 @@ int coroutine_fn fuse_op_read(const FuseMountState *mount,
     int64_t length, bytes;
     IoVec iov;
 
-    if (!export) {
-        return result;
+    if (G_UNLIKELY(!export)) {
+        return tree_node(mount->tree, request->header.nodeid).kind ==
+                       TREE_DOCUMENT
+               ? fuse_document_read(mount, request, in) : result;
     }
     if (!is_range(in->offset, in->size) ||
         in->size > request->payload_capacity) {
@@ -160,7 +225,8 @@ int coroutine_fn fuse_op_fsync(const FuseMountState *mount,
     Export *export = export_of(mount, request, &result);
 
     if (!export) {
-        return result;
+        /* A document has nothing to lose. */
+        return result == -EINVAL ? 0 : result;
     }
     return export->read_only ? 0 : blk_co_flush(export->blk);
 }
@@ -172,7 +238,8 @@ int coroutine_fn fuse_op_flush(const FuseMountState *mount,
     Export *export = export_of(mount, request, &result);
 
     if (!export) {
-        return result;
+        /* A document has nothing to lose. */
+        return result == -EINVAL ? 0 : result;
     }
     return export->read_only ? 0 : blk_co_flush_to_os(export->blk);
 }
@@ -379,6 +446,10 @@ int coroutine_fn fuse_op_copy_file_range(const FuseMountState *mount,
     bytes = MIN(bytes, export_length(source) - (int64_t)in.off_in);
     bytes = MAX(bytes, 0);
     result = export_co_make_room(target, (int64_t)in.off_out + bytes);
+    if (result == -ENOSPC && (int64_t)in.off_out < export_length(target)) {
+        bytes = export_length(target) - (int64_t)in.off_out; /* as a write */
+        result = 0;
+    }
     if (result < 0) {
         return result;
     }

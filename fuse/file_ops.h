@@ -12,6 +12,8 @@
 
 /* -EROFS when a read-only image is opened for writing. */
 FuseOperation fuse_op_open;
+/* Snapshots and documents know who uses them; other handles are empty. */
+FuseOperation fuse_op_release;
 /* Short at the end of the file. */
 FuseOperation fuse_op_read;
 /* -ENOSPC past the end, unless the image may grow. */
@@ -23,7 +25,10 @@ FuseOperation fuse_op_flush;
 FuseOperation fuse_op_fallocate;
 /* -ENXIO past the end, or where no data follows. */
 FuseOperation fuse_op_lseek;
-/* For both opcodes; the reply has the one's or the other's shape. */
+/*
+ * For both opcodes; the reply has the one's or the other's shape. What would
+ * end past a target that cannot grow is cut there, -ENOSPC when nothing fits.
+ */
 FuseOperation fuse_op_copy_file_range;
 
 #endif

@@ -39,7 +39,7 @@ int main(int argc, char **argv)
     }
     command = argc > 1 ? image_command_find(argv[1]) : NULL;
     if (command) {
-        return command->run(argc - 1, argv + 1);
+        return image_command_main(command, argc - 1, argv + 1);
     }
     return server_main(argc, argv);
 }

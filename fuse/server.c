@@ -22,8 +22,12 @@
 
 #include "fuse/server.h"
 
+#include "block/crypto/secret.h"
+#include "block/graph/edge.h"
+#include "block/graph/node.h"
 #include "block/graph/options.h"
 #include "block/graph/reference_policy.h"
+#include "block/image/job.h"
 #include "block/rt/io_thread.h"
 #include "block/rt/thread_pool.h"
 #include "block/rt/timer.h"
@@ -32,6 +36,8 @@
 #include "fuse/daemon.h"
 #include "fuse/log.h"
 #include "fuse/mount.h"
+#include "fuse/notify.h"
+#include "fuse/overlay.h"
 #include "fuse/session.h"
 #include "fuse/transport_dev.h"
 
@@ -163,6 +169,7 @@ static Export *open_image(const CliOptions *options, const CliImage *image,
     g_autofree char *name = NULL;
     g_autofree char *user = NULL;
     BlockBackend *blk;
+    Export *export;
 
     if (!tree) {
         return NULL;
@@ -172,18 +179,30 @@ static Export *open_image(const CliOptions *options, const CliImage *image,
     if (!tree_check_name(name, error)) {
         return NULL;
     }
-    blk = blk_open(options->image_opts ? NULL : image->reference,
-                   g_steal_pointer(&tree), flags, policy, user, error);
+    if (options->overlay_file) {
+        blk = overlay_open(options->overlay_file, image->reference,
+                           image->format, g_steal_pointer(&tree), flags,
+                           policy, user, error);
+    } else {
+        if (options->overlay) {
+            block_options_set_string(tree, "snapshot", "on");
+        }
+        blk = blk_open(options->image_opts ? NULL : image->reference,
+                       g_steal_pointer(&tree), flags, policy, user, error);
+    }
     if (!blk) {
         return NULL;
     }
     if (flags & BDRV_O_WRITETHROUGH) {
         blk_set_write_through(blk, true);
     }
-    return export_new(name, blk,
-                      (options->growable ? EXPORT_GROWABLE : 0) |
-                      (options->unmap ? EXPORT_UNMAP : 0),
-                      image_mtime_ns(image));
+    export = export_new(name, blk,
+                        (options->growable ? EXPORT_GROWABLE : 0) |
+                        (options->unmap ? EXPORT_UNMAP : 0),
+                        image_mtime_ns(image));
+    export->reference = g_strdup(options->overlay_file
+                                 ? options->overlay_file : image->reference);
+    return export;
 }
 
 static bool open_images(Server *server, GError **error)
@@ -200,6 +219,13 @@ static bool open_images(Server *server, GError **error)
     }
     server->state.tree = tree_new();
     server->state.tree->others_may_read = options->others;
+    server->state.tree->file_mode = options->file_mode;
+    if (options->uid != CLI_NO_ID) {
+        server->state.tree->uid = options->uid;
+    }
+    if (options->gid != CLI_NO_ID) {
+        server->state.tree->gid = options->gid;
+    }
     for (guint i = 0; i < options->images->len; i++) {
         const CliImage *image = g_ptr_array_index(options->images, i);
         Export *export = open_image(options, image, policy, error);
@@ -211,8 +237,112 @@ static bool open_images(Server *server, GError **error)
     return true;
 }
 
+/* ---- what stands beside the images ---- */
+
+/* One layer as a file: what the image would be without those above. */
+static Export *open_layer(const Export *image, BlockDriverState *layer,
+                          guint depth, GError **error)
+{
+    g_autofree char *user = g_strdup_printf("layer %u of %s", depth,
+                                            image->name);
+    g_autofree char *name = g_strdup_printf("%u.raw", depth);
+    g_autoptr(BlockBackend) blk = blk_new(BLK_PERM_CONSISTENT_READ,
+                                          BLK_PERM_ALL, user);
+
+    if (!blk_insert_node(blk, layer, error)) {
+        return NULL;
+    }
+    return export_new(name, g_steal_pointer(&blk), /* flags= */ 0,
+                      image->mtime_ns);
+}
+
+/*
+ * From the image down. A layer is one more user of a node that is open anyway:
+ * it asks for consistent reads and lets the others do all they want.
+ */
+static bool show_layers(const Export *image, TreeExtras *extras,
+                        GError **error)
+{
+    BlockDriverState *layer = bdrv_skip_filters(blk_bs(image->blk));
+
+    extras->layers = g_ptr_array_new_with_free_func(
+        (GDestroyNotify)export_free);
+    while (layer) {
+        BdrvChild *below = bdrv_cow_child(layer);
+        Export *export = open_layer(image, layer, extras->layers->len,
+                                    error);
+
+        if (!export) {
+            return false;
+        }
+        g_ptr_array_add(extras->layers, export);
+        layer = below ? bdrv_skip_filters(below->bs) : NULL;
+    }
+    return true;
+}
+
+/* The kernel's pages and size of a file are no longer true. */
+typedef struct Stale {
+    int fd;
+    uint64_t inode;
+} Stale;
+
+static int tell_kernel(void *opaque)
+{
+    Stale *stale = opaque;
+
+    notify_content(stale->fd, stale->inode);
+    g_free(stale);
+    return 0;
+}
+
+/* Any thread: the length of @export has changed by other ways than ours. */
+static void on_stale(Export *export, void *opaque)
+{
+    Server *server = opaque;
+    Stale *stale = g_new(Stale, 1);
+    guint index;
+
+    g_ptr_array_find(server->state.tree->exports, export, &index);
+    *stale = (Stale) { server->state.notify_fd,
+                       tree_inode(server->state.tree, index) };
+    control_post(server->state.control, tell_kernel, stale);
+}
+
+/* Once the kind of mount point is known: a file has nothing beside it. */
+static bool show_extras(Server *server, GError **error)
+{
+    const CliOptions *options = server->options;
+    Tree *tree = server->state.tree;
+
+    if (tree->root_is_file && (options->snapshots || options->layers)) {
+        g_set_error(error, IMGFUSE_ERROR, IMGFUSE_ERROR_OPTION,
+                    "--%s needs a folder to mount at: '%s' is a file",
+                    options->snapshots ? "snapshots" : "layers",
+                    options->mount_point);
+        return false;
+    }
+    tree->has_meta = !tree->root_is_file;
+    tree->show_snapshots = options->snapshots;
+    for (guint i = 0; i < tree->exports->len && tree->has_meta; i++) {
+        Export *export = g_ptr_array_index(tree->exports, i);
+        TreeExtras *extras = tree_extras(tree, i);
+
+        extras->snapshots = snapshot_files_new(export);
+        if (options->layers && !show_layers(export, extras, error)) {
+            return false;
+        }
+    }
+    for (guint i = 0; i < tree->exports->len; i++) {
+        export_watch_length(g_ptr_array_index(tree->exports, i), on_stale,
+                            server);
+    }
+    return true;
+}
+
 /* ---- mounting ---- */
 
+/* Looked at before anything is mounted, and what cannot be there is refused. */
 static bool check_mount_point(Server *server, GError **error)
 {
     const CliOptions *options = server->options;
@@ -253,6 +383,7 @@ static bool mount_and_negotiate(Server *server, GError **error)
                            error)) {
         return false;
     }
+    server->state.notify_fd = mount_fd(server->mount);
     server->state.writeback = server->terms.flags & FUSE_WRITEBACK_CACHE;
     return true;
 }
@@ -360,6 +491,7 @@ static bool write_pid_file(Server *server, GError **error)
     return true;
 }
 
+/* The address is made from the mount's device, which umount knows, too. */
 static void listen_for_farewell(Server *server)
 {
     dev_t device;
@@ -381,8 +513,11 @@ static bool start(Server *server, GError **error)
     }
     aio_timer_init(&server->grace_timer, server->ctx, on_grace_over, server);
 
+    server->state.control = control_new(server->ctx);
+    server->state.documents = documents_new();
+
     if (!open_images(server, error) || !check_mount_point(server, error) ||
-        !mount_and_negotiate(server, error) ||
+        !show_extras(server, error) || !mount_and_negotiate(server, error) ||
         !start_workers(server, error) ||
         !wait_until_it_answers(server, error) ||
         !write_pid_file(server, error)) {
@@ -408,6 +543,7 @@ static void stop_workers(Server *server)
         while (worker->transport &&
                !transport_dev_is_idle(worker->transport)) {
             aio_poll(server->ctx, /* may_sleep= */ false);
+            control_run_pending(server->state.control);
             g_usleep(1000);
         }
         transport_dev_free(worker->transport);
@@ -447,6 +583,7 @@ static int stop(Server *server)
         exit_code = flush_images(server);
         tree_free(server->state.tree);
     }
+    documents_free(server->state.documents);
     mount_free(server->mount);
     if (server->pid_file) {
         (void) unlink(server->pid_file); /* somebody may have been quicker */
@@ -459,6 +596,8 @@ static int stop(Server *server)
         while (aio_poll(server->ctx, /* may_sleep= */ false)) {
             /* what was scheduled last */
         }
+        control_run_pending(server->state.control);
+        control_free(server->state.control);
         aio_context_free(server->ctx);
     }
     if (server->signal_fd >= 0) {
@@ -478,8 +617,10 @@ static int run(const CliOptions *options, DaemonReady *ready)
         .farewell_fd = -1,
     };
     g_autoptr(GError) error = NULL;
+    bool started = start(&server, &error);
 
-    if (!start(&server, &error)) {
+    secret_forget_all(); /* every image that needs one has it */
+    if (!started) {
         log_error("%s", error->message);
         (void) stop(&server);
         g_free(server.ready); /* our end tells the parent */
@@ -491,8 +632,28 @@ static int run(const CliOptions *options, DaemonReady *ready)
     }
     while (!server.quit) {
         aio_poll(server.ctx, /* may_sleep= */ true);
+        control_run_pending(server.state.control);
+        while (jobs_finish()) {
+            /* what the end of one has let begin */
+        }
     }
     return stop(&server);
+}
+
+/* Before there is a daemon: it has no terminal and another folder. */
+static bool take_secrets(const CliOptions *options, GError **error)
+{
+    const CliImage *first = g_ptr_array_index(options->images, 0);
+
+    for (guint i = 0; i < options->objects->len; i++) {
+        if (!secret_add_object(g_ptr_array_index(options->objects, i),
+                               error)) {
+            return false;
+        }
+    }
+    return !options->key ||
+           secret_add_key(options->key, first->reference,
+                          /* confirm= */ false, error);
 }
 
 int server_main(int argc, char **argv)
@@ -518,6 +679,11 @@ int server_main(int argc, char **argv)
     log_verbose = options->verbose;
     if (options->debug) {
         log_enable_debug();
+    }
+    if (!take_secrets(options, &error)) {
+        log_error("%s", error->message);
+        secret_forget_all();
+        return error->code == IMGFUSE_ERROR_OPTION ? 2 : 1;
     }
     if (!options->foreground) {
         ready = daemon_fork(&error);

@@ -21,6 +21,7 @@
 #include "block/driver.h"
 #include "block/graph/drain.h"
 #include "block/graph/node.h"
+#include "block/graph/op_blocker.h"
 #include "block/graph/perm.h"
 #include "block/io/limits.h"
 
@@ -307,7 +308,8 @@ BdrvChild *bdrv_attach_child(BlockDriverState *parent,
 {
     BdrvChild *child;
 
-    if (!check_shape(parent, child_bs, name, error)) {
+    if (bdrv_op_is_blocked(child_bs, BDRV_OP_NEW_USER, error) ||
+        !check_shape(parent, child_bs, name, error)) {
         bdrv_unref(child_bs);
         return NULL;
     }
@@ -327,10 +329,15 @@ BdrvChild *bdrv_root_attach_child(BlockDriverState *child_bs, const char *name,
                                   uint32_t perm, uint32_t shared,
                                   GError **error)
 {
-    BdrvChild *child = edge_new(name, klass, BDRV_CHILD_FILTERED |
-                                BDRV_CHILD_PRIMARY, parent);
+    BdrvChild *child;
 
     g_assert(!klass->parent_is_bs);
+    if (bdrv_op_is_blocked(child_bs, BDRV_OP_NEW_USER, error)) {
+        bdrv_unref(child_bs);
+        return NULL;
+    }
+    child = edge_new(name, klass, BDRV_CHILD_FILTERED | BDRV_CHILD_PRIMARY,
+                     parent);
     link_node(child, child_bs);
     if (!bdrv_child_set_perm(child, perm, shared, error)) {
         bdrv_unref(unlink_node(child));
@@ -403,8 +410,9 @@ static bool try_move_edge(BdrvChild *child, BlockDriverState *to,
 {
     BlockDriverState *from = child->bs;
 
-    if (child->klass->parent_is_bs &&
-        !check_shape(child->parent, to, child->name, error)) {
+    if (bdrv_op_is_blocked(to, BDRV_OP_NEW_USER, error) ||
+        (child->klass->parent_is_bs &&
+         !check_shape(child->parent, to, child->name, error))) {
         return false;
     }
     move_edge(child, bdrv_ref(to));

@@ -39,13 +39,22 @@ struct BdrvChild {
     const BdrvChildClass *klass;
     BdrvChildRole role;
     void *parent; /* a BlockDriverState when klass->parent_is_bs */
-    uint32_t perm;
+    uint32_t perm;   /* requests look by bdrv_child_perm() */
     uint32_t shared;
     uint32_t granted; /* shared beyond that, for as long as a job says so */
     bool frozen;    /* may be neither replaced nor detached */
     char *frozen_reason; /* "commit 'job0' works on it"; NULL: not said */
     bool quiesced;  /* the parent has been told to drain over this edge */
 };
+
+/*
+ * What the parent may do, for requests. Any thread: another user may come or
+ * go meanwhile, which changes the bits, but never those of who is at work.
+ */
+static inline uint32_t bdrv_child_perm(const BdrvChild *child)
+{
+    return __atomic_load_n(&child->perm, __ATOMIC_RELAXED);
+}
 
 /* The class of edges between two nodes. */
 extern const BdrvChildClass bdrv_child_of_bs;
@@ -54,8 +63,9 @@ extern const BdrvChildClass bdrv_child_of_bs;
  * bdrv_attach_child:
  * Makes an edge from node @parent to @child_bs (takes over the caller's count
  * of it, also on failure) and updates permissions. CONFLICT when another
- * user's permissions clash; FAILED when it would close a circle or get
- * deeper than BDRV_MAX_DEPTH.
+ * user's permissions clash, or a job keeps new users away
+ * (BDRV_OP_NEW_USER); FAILED when it would close a circle or get deeper than
+ * BDRV_MAX_DEPTH.
  */
 BdrvChild *bdrv_attach_child(BlockDriverState *parent,
                              BlockDriverState *child_bs, const char *name,

@@ -15,6 +15,7 @@
 
 #include "block/driver.h"
 #include "block/graph/edge.h"
+#include "block/io/accounting.h"
 #include "block/io/flush.h"
 #include "block/io/bitmap.h"
 #include "block/io/io.h"
@@ -150,6 +151,7 @@ static void node_free(BlockDriverState *bs)
     bdrv_write_threshold_forget(bs);
     bdrv_dirty_bitmaps_free(bs);
     bdrv_tracker_free(bs->tracker);
+    accounting_free(bs->accounting);
     bdrv_flush_state_free(bs->flush);
     bdrv_status_cache_free(bs->status_cache);
     block_options_free(bs->options);

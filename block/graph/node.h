@@ -71,6 +71,7 @@ struct BlockDriverState {
     int64_t write_threshold;    /* 0: off (io/write_threshold.h) */
     BdrvWriteThreshold *write_threshold_event;
 
+    Accounting *accounting;     /* NULL: not counted (io/accounting.h) */
     BdrvTracker *tracker;       /* requests in flight */
     BdrvFlushState *flush;      /* shared flushes, sticky error */
     BdrvStatusCache *status_cache; /* protocol nodes */

@@ -35,6 +35,7 @@ static const char *const op_names[BDRV_OP_COUNT] = {
     [BDRV_OP_CHANGE_BACKING] = "change of the backing file",
     [BDRV_OP_REPLACE] = "replace",
     [BDRV_OP_REOPEN] = "reopen",
+    [BDRV_OP_NEW_USER] = "another user",
 };
 
 const char *bdrv_op_name(BdrvOp op)

@@ -28,6 +28,7 @@ typedef enum BdrvOp {
     BDRV_OP_CHANGE_BACKING,
     BDRV_OP_REPLACE,       /* its users go to another node */
     BDRV_OP_REOPEN,        /* between read-only and read-write */
+    BDRV_OP_NEW_USER,      /* one more edge ends at it */
     BDRV_OP_COUNT,
 } BdrvOp;
 

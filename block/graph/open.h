@@ -12,6 +12,9 @@
 #include "block/graph/options.h"
 #include "block/types.h"
 
+/* The format of overlays that we make: no one else above drivers/ names one. */
+#define BDRV_OVERLAY_FORMAT "qcow2"
+
 /* Options of every node, beside its driver's; ended by a NULL name. */
 extern const BlockOptionDesc bdrv_common_options[];
 

@@ -15,9 +15,14 @@
  *      intersection of their shared and granted together;
  *  P2  of two edges to a node, neither holds what the other does not share;
  *  P3  an inactive node's sums, and what it holds on its children, are
- *      nothing needed and all shared; its users' wishes wait in their edges.
+ *      nothing needed and all shared; its users' wishes wait in their edges;
+ *  P4  while a user is at work its bits are in the perm of each edge on its
+ *      way down, also in the middle of a change that is taken back.
  *
- * Locking: none, control plane.
+ * Locking: none, control plane. Nothing is drained for a change: whose own
+ * wishes change drains (backend.c), whoever works elsewhere above the same
+ * nodes keeps its bits (P4), and the drivers' hooks touch nothing that
+ * requests use.
  */
 #include "block/graph/perm.h"
 
@@ -152,18 +157,11 @@ static bool sum_parents(BlockDriverState *bs, uint32_t *ret_perm,
     return true;
 }
 
-/*
- * Requests may be under way on an edge whose permissions stay as they are, as
- * when somebody opens a filter on a node in use: then nothing is written.
- */
+/* Requests may be under way on the edge, and look at perm (P4). */
 static void set_wishes(BdrvChild *child, uint32_t perm, uint32_t shared)
 {
-    if (child->perm != perm) {
-        child->perm = perm;
-    }
-    if (child->shared != shared) {
-        child->shared = shared;
-    }
+    __atomic_store_n(&child->perm, perm, __ATOMIC_RELAXED);
+    child->shared = shared;
 }
 
 static void set_edge(PermChange *change, BdrvChild *child, uint32_t perm,
@@ -318,12 +316,10 @@ bool bdrv_child_set_perm(BdrvChild *child, uint32_t perm, uint32_t shared,
     uint32_t old_perm = child->perm;
     uint32_t old_shared = child->shared;
 
-    child->perm = perm;
-    child->shared = shared;
+    set_wishes(child, perm, shared);
     if (bdrv_refresh_perms(child->bs, error)) {
         return true;
     }
-    child->perm = old_perm;
-    child->shared = old_shared;
+    set_wishes(child, old_perm, old_shared);
     return false;
 }

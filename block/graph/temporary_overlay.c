@@ -19,14 +19,12 @@
 #include "block/driver.h"
 #include "block/graph/edge.h"
 #include "block/graph/node.h"
+#include "block/graph/open.h"
 #include "block/graph/open_internal.h"
 
 #include <errno.h>
 #include <fcntl.h>
 #include <unistd.h>
-
-/* The format of temporary overlays: the only place that names one. */
-#define OVERLAY_FORMAT "qcow2"
 
 /* A descriptor of an empty file without a name; -1 with @error. */
 static int make_unnamed_file(GError **error)
@@ -67,7 +65,7 @@ static BlockDriverState *open_unnamed_file(int fd, GError **error)
 /* Has the format write an empty image of @length into @file. */
 static bool fill(BlockDriverState *file, int64_t length, GError **error)
 {
-    const BlockDriver *format = bdrv_find_format(OVERLAY_FORMAT);
+    const BlockDriver *format = bdrv_find_format(BDRV_OVERLAY_FORMAT);
     g_autoptr(BlockOptions) options = block_options_new();
     g_autoptr(BlockBackend) blk = blk_new(
         BLK_PERM_CONSISTENT_READ | BLK_PERM_WRITE | BLK_PERM_RESIZE,
@@ -132,7 +130,7 @@ BlockDriverState *open_temporary_overlay(const char *filename,
         g_prefix_error(error, "temporary overlay of %s: ", bdrv_name(image));
         return NULL;
     }
-    block_options_set_string(overlay_options, "driver", OVERLAY_FORMAT);
+    block_options_set_string(overlay_options, "driver", BDRV_OVERLAY_FORMAT);
     block_options_set_string(overlay_options, "file", file->node_name);
     block_options_set_string(overlay_options, "backing", image->node_name);
     overlay = open_tree(/* filename= */ NULL,

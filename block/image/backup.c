@@ -4,11 +4,12 @@
  *
  *   users ─▶ filter ─▶ source       filter: copy-before-write
  *               └────▶ target       snapshot: its old view as a node
- *   copier: snapshot ─▶ target
+ *   copier: "keep" ─▶ filter
  *
  * The filter stands between the source and its users from the job's making to
- * its end, and copies old data to the target before it is overwritten; we copy
- * the rest. Both may write the same cluster: with the same content.
+ * its end, and copies old data to the target before it is overwritten; we ask
+ * it to copy the rest. It alone writes to the target, each cluster once. The
+ * snapshot node never changes: a place for the bitmap of what is to be copied.
  *
  * Always true: putting the filter in, and letting the bitmap's successor take
  * over, happen in one drained section: both mean the same point in time.
@@ -38,7 +39,8 @@ typedef struct BackupState {
     bool inserted;            /* the users are above the filter */
     BlockBackend *layers;     /* on source: what its own layer has */
     BlockBackend *from;       /* on the snapshot node */
-    BlockBackend *to;
+    BlockBackend *keeper;     /* on the filter */
+    BlockBackend *to;         /* to flush it */
     BdrvDirtyBitmap *dirty;   /* on the snapshot node: what to copy */
     GPtrArray *frozen;
     bool succeeded;
@@ -118,6 +120,7 @@ static void backup_clean(Job *job)
     chain_unfreeze(s->frozen);
     g_clear_pointer(&s->frozen, g_ptr_array_unref);
     g_clear_pointer(&s->from, blk_free); /* and the snapshot node */
+    g_clear_pointer(&s->keeper, blk_free);
     g_clear_pointer(&s->to, blk_free);
     g_clear_pointer(&s->layers, blk_free);
     remove_filter(s);
@@ -184,19 +187,6 @@ static bool insert_filter(BackupState *s, GError **error)
     return s->inserted;
 }
 
-/* The edge of the filter to the target. */
-static BdrvChild *target_edge(BackupState *s)
-{
-    for (guint i = 0; i < s->filter->children->len; i++) {
-        BdrvChild *child = s->filter->children->pdata[i];
-
-        if (child != s->filter->file) {
-            return child;
-        }
-    }
-    g_assert_not_reached();
-}
-
 static bool open_snapshot(BackupState *s, GError **error)
 {
     g_autoptr(BlockDriverState) snapshot = NULL;
@@ -212,13 +202,13 @@ static bool open_snapshot(BackupState *s, GError **error)
 
 static bool open_backends(BackupState *s, GError **error)
 {
-    /* The filter and we: each shares writing the target with the other. */
-    target_edge(s)->granted |= BLK_PERM_WRITE;
-    s->to = blk_new(BLK_PERM_WRITE, BLK_PERM_ALL & ~BLK_PERM_RESIZE,
+    s->to = blk_new(/* perm= */ 0, BLK_PERM_ALL & ~BLK_PERM_RESIZE,
                     "backup job");
     s->layers = blk_new(BLK_PERM_CONSISTENT_READ, BLK_PERM_ALL, "backup job");
+    s->keeper = blk_new(BLK_PERM_CONSISTENT_READ, BLK_PERM_ALL, "backup job");
     return blk_insert_node(s->to, s->target, error) &&
            blk_insert_node(s->layers, s->source, error) &&
+           blk_insert_node(s->keeper, s->filter, error) &&
            open_snapshot(s, error);
 }
 
@@ -262,7 +252,8 @@ static bool set_up(Job *job, const BackupConfig *config, GError **error)
         return false;
     }
     s->copier = (Copier) {
-        .job = job, .source = s->from, .target = s->to, .dirty = s->dirty,
+        .job = job, .source = s->from, .target = s->to,
+        .keeper = s->keeper, .dirty = s->dirty,
         .length = bdrv_node_length(blk_bs(s->from)),
     };
     return true;

@@ -96,7 +96,13 @@ bool chain_claim(BlockDriverState *bs, BdrvOp op, const void *owner,
         bdrv_op_block(bs, claimed_ops[i], owner, reason);
     }
     if (!is_target(op)) {
+        /*
+         * A guest may keep its permission to resize, but not use it. One
+         * that has begun shall be over before the caller asks the length.
+         */
         bdrv_op_block(bs, BDRV_OP_RESIZE, owner, reason);
+        bdrv_drained_begin(bs);
+        bdrv_drained_end(bs);
     }
     return true;
 }

@@ -23,6 +23,7 @@
 #include "block/driver.h"
 #include "block/graph/drain.h"
 #include "block/graph/edge.h"
+#include "block/graph/op_blocker.h"
 #include "block/graph/perm.h"
 #include "block/graph/reopen.h"
 #include "block/image/chain.h"
@@ -39,6 +40,7 @@ typedef struct CommitState {
     BlockBackend *target;
     BdrvDirtyBitmap *dirty; /* on top */
     GPtrArray *frozen;
+    GPtrArray *between; /* counted; nodes that get no new users */
     bool reopened; /* base was read-only */
     Copier copier;
 } CommitState;
@@ -83,6 +85,14 @@ static bool commit_prepare(Job *job, GError **error)
     return ok;
 }
 
+static void release_between(CommitState *s)
+{
+    for (guint i = 0; s->between != NULL && i < s->between->len; i++) {
+        bdrv_op_unblock_all(s->between->pdata[i], s);
+    }
+    g_clear_pointer(&s->between, g_ptr_array_unref);
+}
+
 /*
  * The layers above base have lost their users and go with our count. One that
  * somebody still holds keeps what it granted: it has become invalid anyway.
@@ -94,6 +104,7 @@ static void commit_commit(Job *job)
     s->base_edge = NULL;
     chain_release(s->top, s);
     bdrv_drained_begin(s->base);
+    release_between(s);
     g_clear_pointer(&s->top, bdrv_unref);
     bdrv_drained_end(s->base);
 }
@@ -103,6 +114,7 @@ static void commit_clean(Job *job)
     CommitState *s = job_state(job);
 
     remove_bitmap(s);
+    release_between(s);
     g_clear_pointer(&s->source, blk_free);
     g_clear_pointer(&s->target, blk_free);
     chain_unfreeze(s->frozen);
@@ -134,9 +146,14 @@ static const JobDriver commit_driver = {
 
 /* -- starting ------------------------------------------------------------ */
 
-/* Layers between top and base will not make sense: nobody may look. */
-static bool check_between(CommitState *s, GError **error)
+/*
+ * Layers between top and base will not make sense: nobody may look, neither
+ * now nor later.
+ */
+static bool claim_between(CommitState *s, GError **error)
 {
+    s->between = g_ptr_array_new_with_free_func(
+        (GDestroyNotify) bdrv_unref);
     for (guint i = 0; i + 1 < s->frozen->len; i++) {
         const BdrvChild *edge = s->frozen->pdata[i];
 
@@ -147,6 +164,9 @@ static bool check_between(CommitState *s, GError **error)
                         bdrv_name(s->base));
             return false;
         }
+        bdrv_op_block(edge->bs, BDRV_OP_NEW_USER, s, "its data is committed "
+                      "to the layers below");
+        g_ptr_array_add(s->between, bdrv_ref(edge->bs));
     }
     return true;
 }
@@ -179,7 +199,7 @@ static bool open_top(CommitState *s, bool is_live, GError **error)
 
     /* Whoever may write now must be followed; nobody may begin to later. */
     s->source = blk_new(BLK_PERM_CONSISTENT_READ,
-                        shared | (is_live ? BLK_PERM_WRITE : 0),
+                        shared | (is_live ? GRANTED : 0),
                         "commit job");
     if (!blk_insert_node(s->source, s->top, error)) {
         return false;
@@ -201,7 +221,7 @@ static bool set_up(Job *job, GError **error)
         !chain_claim(s->top, BDRV_OP_COMMIT_SOURCE, s, error) ||
         !chain_claim(s->base, BDRV_OP_COMMIT_TARGET, s, error) ||
         !chain_freeze(s->frozen, s->top, s->base, error) ||
-        !check_between(s, error) || !open_base(s, error) ||
+        !claim_between(s, error) || !open_base(s, error) ||
         !open_top(s, is_live, error)) {
         return false;
     }

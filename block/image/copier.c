@@ -152,7 +152,9 @@ static void coroutine_fn run_op(void *opaque)
 {
     CopyOp *op = opaque;
     Copier *copier = op->copier;
-    int ret = copy_range(copier, op->offset, op->bytes);
+    int ret = copier->keeper != NULL
+        ? blk_co_keep_snapshot(copier->keeper, op->offset, op->bytes)
+        : copy_range(copier, op->offset, op->bytes);
 
     if (ret < 0) {
         bdrv_dirty_bitmap_set(copier->dirty, op->offset, op->bytes); /* C3 */

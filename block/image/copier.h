@@ -8,7 +8,7 @@
  * the rest left for copier_finish() in a drained section.
  *
  * The owner makes and frees backends and bitmap, which outlive the copying.
- * The source's length does not change meanwhile (nobody has the permission).
+ * The source's length does not change meanwhile (jobs block resizing).
  */
 #ifndef BLOCK_IMAGE_COPIER_H
 #define BLOCK_IMAGE_COPIER_H
@@ -26,6 +26,7 @@ typedef struct Copier {
     Job *job;
     BlockBackend *source;
     BlockBackend *target;
+    BlockBackend *keeper; /* not NULL: it keeps the data by itself (backup) */
     BdrvDirtyBitmap *dirty;
     int64_t length;
     bool is_live;

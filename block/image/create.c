@@ -9,12 +9,17 @@
  * or the complete new image (rename is atomic; without leave to replace it is
  * the kind of rename that fails when the name is taken).
  *
+ * An external data file that the options name is made when the driver has
+ * accepted them, under its own name, and removed again when the image fails.
+ * An old one, with leave to replace, is emptied.
+ *
  * This file and drivers/file are the only ones that name files to the system:
  * here it is about directory entries, there about contents.
  */
 #include "block/image/create.h"
 
 #include "block/backend.h"
+#include "block/graph/filename.h"
 #include "block/graph/open.h"
 #include "block/rt/aio_context.h"
 
@@ -168,6 +173,114 @@ static bool settle(const ImageCreateRequest *request,
     return true;
 }
 
+/* -- external data files ------------------------------------------------- */
+
+/* A data file of the new image's; @path NULL: it has none. */
+typedef struct DataFile {
+    char *path;
+    bool is_new; /* was not there before: a failure removes it */
+} DataFile;
+
+/* Where the name that the image will have leads: from its own folder on. */
+static char *data_path(const ImageCreateRequest *request, const char *name)
+{
+    g_autofree char *folder = g_path_get_dirname(request->filename);
+
+    return g_path_is_absolute(name) ? g_strdup(name)
+                                    : g_build_filename(folder, name, NULL);
+}
+
+/* Takes the place for it: a new file, or with leave an old one's. */
+static bool claim_data_file(const ImageCreateRequest *request,
+                            const char *name, DataFile *data, GError **error)
+{
+    g_autofree char *path = data_path(request, name);
+    const char *rest;
+    struct stat st;
+    int fd;
+
+    if (filename_protocol(name, &rest) != NULL || strstr(name, "://") ||
+        g_str_has_prefix(name, "json:")) {
+        g_set_error(error, IMGFUSE_ERROR, IMGFUSE_ERROR_OPTION,
+                    "data file '%s' must be a plain file name", name);
+        return false;
+    }
+    fd = open(path, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0644);
+    data->is_new = fd >= 0;
+    if (fd < 0 && errno == EEXIST && request->replace) {
+        fd = open(path, O_RDWR | O_CLOEXEC);
+    }
+    if (fd < 0) {
+        error_set_errno(error, errno, "cannot create data file '%s'", path);
+        return false;
+    }
+    if (fstat(fd, &st) < 0 || !S_ISREG(st.st_mode)) {
+        g_set_error(error, IMGFUSE_ERROR, IMGFUSE_ERROR_OPTION,
+                    "data file '%s' is no regular file", path);
+        close(fd);
+        return false;
+    }
+    close(fd);
+    data->path = g_steal_pointer(&path);
+    return true;
+}
+
+/* Zeros, as long as the image, with room as `preallocation` says. */
+static bool fill_data_file(const DataFile *data, int64_t length,
+                           const char *preallocation, GError **error)
+{
+    BlockOptions *options = block_options_new();
+    BdrvPreallocMode prealloc =
+        g_strcmp0(preallocation, "falloc") == 0 ? PREALLOC_FALLOC
+        : g_strcmp0(preallocation, "full") == 0 ? PREALLOC_FULL
+                                                : PREALLOC_OFF;
+    g_autoptr(BlockBackend) blk = NULL;
+
+    block_options_set_string(options, "driver", "file");
+    block_options_set_string(options, "filename", data->path);
+    blk = blk_open(/* filename= */ NULL, options,
+                   BDRV_O_RDWR | BDRV_O_RESIZE, /* policy= */ NULL,
+                   "creating a data file", error);
+    /* What somebody else has open is locked: nothing is lost before. */
+    if (!blk ||
+        !image_create_resize(blk, 0, PREALLOC_OFF, error) ||
+        !image_create_resize(blk, align_up(length, 512), prealloc, error)) {
+        g_prefix_error(error, "data file '%s': ", data->path);
+        return false;
+    }
+    return blk_flush(blk) >= 0;
+}
+
+/* The data file that the options ask for, if they do. */
+static bool make_data_file(const ImageCreateRequest *request,
+                           const BlockDriver *driver, int64_t length,
+                           DataFile *data, GError **error)
+{
+    const char *name = request->options
+                           ? block_options_peek(request->options, "data_file")
+                           : NULL;
+    const BlockOptionDesc *desc = driver->create->options;
+
+    while (desc && desc->name && strcmp(desc->name, "data_file") != 0) {
+        desc++;
+    }
+    if (!name || !desc || !desc->name) {
+        return true; /* another format calls it unknown */
+    }
+    return claim_data_file(request, name, data, error) &&
+           fill_data_file(data, length,
+                          block_options_peek(request->options,
+                                             "preallocation"), error);
+}
+
+static void data_file_clear(DataFile *data, bool ok)
+{
+    if (!ok && data->path && data->is_new) {
+        (void) unlink(data->path); /* the first error is the one to tell */
+    }
+    g_free(data->path);
+}
+
 /* -- filling and publishing ---------------------------------------------- */
 
 /* The format's options with the backing file's name among them. */
@@ -188,7 +301,8 @@ static BlockOptions *format_options(const ImageCreateRequest *request)
 
 /* Has @driver write an image of @length into the file @path. */
 static bool fill(const ImageCreateRequest *request, const BlockDriver *driver,
-                 const char *path, int64_t length, GError **error)
+                 const char *path, int64_t length, DataFile *data,
+                 GError **error)
 {
     g_autoptr(BlockOptions) options = format_options(request);
     BlockOptions *file_options = block_options_new();
@@ -217,8 +331,9 @@ static bool fill(const ImageCreateRequest *request, const BlockDriver *driver,
         return false;
     }
     blk_free(g_steal_pointer(&file)); /* its locks would be in the way */
-    return !request->populate ||
-           request->populate(path, request->opaque, error);
+    return make_data_file(request, driver, length, data, error) &&
+           (!request->populate ||
+            request->populate(path, request->opaque, error));
 }
 
 /* Gives the finished file its name, and makes the name durable. */
@@ -263,7 +378,7 @@ static void inherit_access(int fd, const char *filename)
 
 static bool create_file(const ImageCreateRequest *request,
                         const BlockDriver *driver, int64_t length,
-                        GError **error)
+                        DataFile *data, GError **error)
 {
     g_autofree char *folder = g_path_get_dirname(request->filename);
     g_autofree char *base = g_path_get_basename(request->filename);
@@ -279,7 +394,7 @@ static bool create_file(const ImageCreateRequest *request,
         inherit_access(fd, request->filename);
     }
     close(fd);
-    if (!fill(request, driver, temporary, length, error) ||
+    if (!fill(request, driver, temporary, length, data, error) ||
         !publish(temporary, request, folder, error)) {
         (void) unlink(temporary); /* the first error is the one to tell */
         return false;
@@ -291,6 +406,7 @@ bool image_create(const ImageCreateRequest *request, int64_t *ret_length,
                   GError **error)
 {
     const BlockDriver *driver;
+    DataFile data = { NULL, false };
     struct stat st;
     int64_t length;
     bool exists;
@@ -306,10 +422,11 @@ bool image_create(const ImageCreateRequest *request, int64_t *ret_length,
     }
     ok = settle(request, &driver, &length, error);
     if (ok && exists && S_ISBLK(st.st_mode)) {
-        ok = fill(request, driver, request->filename, length, error);
+        ok = fill(request, driver, request->filename, length, &data, error);
     } else if (ok) {
-        ok = create_file(request, driver, length, error);
+        ok = create_file(request, driver, length, &data, error);
     }
+    data_file_clear(&data, ok);
     if (!ok) {
         g_prefix_error(error, "%s: ", request->filename);
         return false;

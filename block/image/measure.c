@@ -95,6 +95,7 @@ bool image_measure(const char *format, BlockBackend *source, int64_t length,
                     " bytes), or an image", BDRV_MAX_LENGTH);
         return false;
     }
+    ret_measure->bitmaps = -1;
     if (!driver->create->measure(source, length, own, ret_measure, error)) {
         return false;
     }

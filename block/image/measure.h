@@ -10,6 +10,7 @@
 struct BlockMeasure {
     int64_t required;        /* bytes of the file when just made */
     int64_t fully_allocated; /* ... and when everything has been written */
+    int64_t bitmaps; /* more for the source's bitmaps; -1: not applicable */
 };
 
 /*

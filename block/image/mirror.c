@@ -212,7 +212,7 @@ static bool open_target(MirrorState *s, GError **error)
 static bool open_source(MirrorState *s, int64_t granularity, GError **error)
 {
     s->from = blk_new(BLK_PERM_CONSISTENT_READ,
-                      BLK_PERM_ALL & ~BLK_PERM_RESIZE, "mirror job");
+                      BLK_PERM_ALL, "mirror job");
     if (!blk_insert_node(s->from, s->source, error)) {
         return false;
     }

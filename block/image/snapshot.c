@@ -9,6 +9,7 @@
 
 #include "block/driver.h"
 #include "block/graph/drain.h"
+#include "block/io/io.h"
 
 #include <string.h>
 
@@ -88,16 +89,26 @@ bool bdrv_snapshot_create(BlockDriverState *bs, const char *name,
 typedef bool SnapshotAction(BlockDriverState *bs, const char *id,
                             GError **error);
 
-static bool run_on(BlockDriverState *bs, const char *name,
-                   SnapshotAction *action, GError **error)
+static const BlockSnapshot *find_or_tell(BlockDriverState *bs,
+                                         const char *name, GError **error)
 {
     const BlockSnapshot *snapshot = find(bs, name);
-    g_autofree char *id = NULL;
-    bool ok;
 
     if (!snapshot) {
         g_set_error(error, IMGFUSE_ERROR, IMGFUSE_ERROR_OPTION,
                     "%s: there is no snapshot '%s'", bdrv_name(bs), name);
+    }
+    return snapshot;
+}
+
+static bool run_on(BlockDriverState *bs, const char *name,
+                   SnapshotAction *action, GError **error)
+{
+    const BlockSnapshot *snapshot = find_or_tell(bs, name, error);
+    g_autofree char *id = NULL;
+    bool ok;
+
+    if (!snapshot) {
         return false;
     }
     /* The list changes under the action. */
@@ -112,11 +123,22 @@ bool bdrv_snapshot_goto(BlockDriverState *bs, const char *name,
                         GError **error)
 {
     const BlockSnapshotOps *ops;
+    int64_t old_length;
+    bool ok;
 
     bs = bdrv_skip_filters(bs);
     ops = ops_of(bs, error);
-    return ops && check_writable(bs, error) &&
-           run_on(bs, name, ops->go_to, error);
+    if (!ops || !check_writable(bs, error)) {
+        return false;
+    }
+    old_length = bdrv_node_length(bs);
+    bdrv_drained_begin(bs);
+    ok = run_on(bs, name, ops->go_to, error);
+    if (ok && bdrv_node_length(bs) != old_length) {
+        bdrv_length_changed(bs, old_length); /* filters, mounts above */
+    }
+    bdrv_drained_end(bs);
+    return ok;
 }
 
 bool bdrv_snapshot_remove(BlockDriverState *bs, const char *name,
@@ -144,4 +166,52 @@ bool bdrv_snapshot_load_tmp(BlockDriverState *bs, const char *name,
         return false;
     }
     return ops && run_on(bs, name, ops->load_tmp, error);
+}
+
+/* -- views ------------------------------------------------------------------ */
+
+BlockSnapshotView *bdrv_snapshot_view_open(BlockDriverState *bs,
+                                           const char *name, GError **error)
+{
+    const BlockSnapshotOps *ops = ops_of(bs, error);
+    const BlockSnapshot *snapshot;
+
+    if (!ops) {
+        return NULL;
+    }
+    if (!ops->view_open) {
+        g_set_error(error, IMGFUSE_ERROR, IMGFUSE_ERROR_UNSUPPORTED,
+                    "%s: format '%s' cannot show snapshots beside the image",
+                    bdrv_name(bs), bs->drv->format_name);
+        return NULL;
+    }
+    snapshot = find_or_tell(bs, name, error);
+    return snapshot ? ops->view_open(bs, snapshot->id, error) : NULL;
+}
+
+void bdrv_snapshot_view_close(BlockDriverState *bs, BlockSnapshotView *view)
+{
+    if (view) {
+        bs->drv->snapshots->view_close(bs, view);
+    }
+}
+
+int coroutine_fn bdrv_co_snapshot_view_preadv(BlockDriverState *bs,
+                                              BlockSnapshotView *view,
+                                              int64_t offset, int64_t bytes,
+                                              IoVec *iov, size_t iov_offset)
+{
+    return bs->drv->snapshots->co_view_preadv(bs, view, offset, bytes, iov,
+                                              iov_offset);
+}
+
+int coroutine_fn bdrv_co_snapshot_view_status(BlockDriverState *bs,
+                                              BlockSnapshotView *view,
+                                              bool want_zero, int64_t offset,
+                                              int64_t bytes,
+                                              BlockStatus *ret_status)
+{
+    return bs->drv->snapshots->co_view_block_status(bs, view, want_zero,
+                                                    offset, bytes,
+                                                    ret_status);
 }

@@ -159,7 +159,7 @@ static bool set_up(StreamState *s, GError **error)
         s->reopened = true;
     }
     s->blk = blk_new(BLK_PERM_CONSISTENT_READ | BLK_PERM_WRITE_UNCHANGED,
-                     BLK_PERM_ALL & ~BLK_PERM_RESIZE, "stream job");
+                     BLK_PERM_ALL, "stream job");
     s->length = bdrv_node_length(s->top);
     return blk_insert_node(s->blk, s->top, error);
 }

@@ -15,6 +15,8 @@
 
 #include "block/io/accounting.h"
 
+#include "block/graph/drain.h"
+#include "block/graph/node.h"
 #include "block/rt/aio_context.h"
 #include "block/rt/timer.h"
 
@@ -32,6 +34,17 @@ void accounting_free(Accounting *accounting)
         g_aligned_free(accounting->slot[i]);
     }
     g_free(accounting);
+}
+
+Accounting *bdrv_enable_accounting(BlockDriverState *bs)
+{
+    if (bs->accounting == NULL) {
+        /* A request under way has not begun to be counted: it must not end. */
+        bdrv_drained_begin(bs);
+        bs->accounting = accounting_new();
+        bdrv_drained_end(bs);
+    }
+    return bs->accounting;
 }
 
 /* The calling thread's counters for @type. */

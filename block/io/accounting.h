@@ -117,6 +117,14 @@ void accounting_invalid(Accounting *accounting, AccountingType type);
 void accounting_merged(Accounting *accounting, AccountingType type,
                        int requests);
 
+/*
+ * bdrv_enable_accounting:
+ * Backends always count; a node only from here to its end, because few want
+ * to know and all would pay. Its requests are those of all its parents.
+ * Control plane; drains @bs. Result: the node's, as bs->accounting.
+ */
+Accounting *bdrv_enable_accounting(BlockDriverState *bs);
+
 /* Any thread; a snapshot that may be a request or two behind. */
 void accounting_totals(Accounting *accounting, AccountingType type,
                        AccountingTotals *ret_totals);

@@ -128,6 +128,11 @@ int64_t bdrv_dirty_bitmap_granularity(const BdrvDirtyBitmap *bitmap)
     return INT64_C(1) << hbitmap_granularity_bits(bitmap->bits);
 }
 
+HBitmap *bdrv_dirty_bitmap_bits(BdrvDirtyBitmap *bitmap)
+{
+    return bitmap->bits;
+}
+
 bool bdrv_dirty_bitmap_is_enabled(const BdrvDirtyBitmap *bitmap)
 {
     return bitmap->enabled;

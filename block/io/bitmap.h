@@ -35,6 +35,11 @@ int64_t bdrv_dirty_bitmap_granularity(const BdrvDirtyBitmap *bitmap);
 
 void bdrv_dirty_bitmap_enable(BdrvDirtyBitmap *bitmap);
 void bdrv_dirty_bitmap_disable(BdrvDirtyBitmap *bitmap);
+/*
+ * The bits themselves, for who stores or loads them: while nobody writes (the
+ * node is drained), and until the bitmap changes.
+ */
+HBitmap *bdrv_dirty_bitmap_bits(BdrvDirtyBitmap *bitmap);
 bool bdrv_dirty_bitmap_is_enabled(const BdrvDirtyBitmap *bitmap);
 void bdrv_dirty_bitmap_clear(BdrvDirtyBitmap *bitmap);
 

@@ -10,8 +10,10 @@
  *                                                            │
  *                 to(dst's child) ◀─ driver ◀─ to(dst) ◀─────┘
  *
- * Whatever the two ends cannot do is -ENOTSUP, and nothing has been changed:
- * the caller copies through memory.
+ * Each node gets pieces that its limits and those of the other end allow.
+ *
+ * Whatever the two ends cannot do is -ENOTSUP: the caller copies all of it
+ * through memory, also what the kernel may have copied already.
  *
  * Locking: none. A read request may wait for a write's: the graph has no
  * circle, so it ends.
@@ -22,9 +24,24 @@
 
 #include <errno.h>
 
-/* Both ends in whole blocks and of a legal length? */
+/* What both ends take in one call, in whole blocks of @alignment. */
+static int64_t longest_copy(const BlockLimits *src, const BlockLimits *dst,
+                            int64_t alignment)
+{
+    int64_t longest = BDRV_REQUEST_MAX_BYTES;
+
+    /* 0 is no limit. */
+    longest = src->max_transfer ? MIN(longest, src->max_transfer) : longest;
+    longest = dst->max_transfer ? MIN(longest, dst->max_transfer) : longest;
+    return align_down(longest, alignment);
+}
+
+/*
+ * Both ends in whole blocks and of a legal length? *ret_longest: of a piece.
+ */
 static int check_copy(const BdrvChild *src, int64_t src_offset,
-                      const BdrvChild *dst, int64_t dst_offset, int64_t bytes)
+                      const BdrvChild *dst, int64_t dst_offset, int64_t bytes,
+                      int64_t *ret_longest)
 {
     int64_t alignment;
     int ret = bdrv_check_range(src->bs, src_offset, bytes);
@@ -48,7 +65,10 @@ static int check_copy(const BdrvChild *src, int64_t src_offset,
         ranges_overlap(src_offset, bytes, dst_offset, bytes)) {
         return -ENOTSUP;
     }
-    return 0;
+    *ret_longest = longest_copy(&src->bs->limits, &dst->bs->limits,
+                                alignment);
+    /* One end's longest call may be less than the other's block. */
+    return *ret_longest > 0 ? 0 : -ENOTSUP;
 }
 
 int coroutine_fn bdrv_co_copy_range_from(BdrvChild *src, int64_t src_offset,
@@ -57,15 +77,22 @@ int coroutine_fn bdrv_co_copy_range_from(BdrvChild *src, int64_t src_offset,
 {
     BlockDriverState *bs = src->bs;
     BdrvRequest request;
-    int ret = check_copy(src, src_offset, dst, dst_offset, bytes);
+    int64_t longest;
+    int ret = check_copy(src, src_offset, dst, dst_offset, bytes, &longest);
 
     if (ret < 0 || bytes == 0) {
         return ret;
     }
+    if (__atomic_load_n(&bs->copy_on_read, __ATOMIC_RELAXED)) {
+        return -ENOTSUP; /* what is read must be kept, so it must be seen */
+    }
     bdrv_request_begin(&request, bs, src_offset, bytes, BDRV_TRACKED_READ);
     bdrv_request_wait_serialising(&request);
-    ret = bs->drv->co_copy_range_from(bs, src, src_offset, dst, dst_offset,
-                                      bytes, flags);
+    for (int64_t at = 0; ret == 0 && at < bytes; at += longest) {
+        ret = bs->drv->co_copy_range_from(bs, src, src_offset + at, dst,
+                                          dst_offset + at,
+                                          MIN(longest, bytes - at), flags);
+    }
     bdrv_request_end(&request);
     return ret;
 }
@@ -76,7 +103,8 @@ int coroutine_fn bdrv_co_copy_range_to(BdrvChild *src, int64_t src_offset,
 {
     BlockDriverState *bs = dst->bs;
     BdrvRequest request;
-    int ret = check_copy(src, src_offset, dst, dst_offset, bytes);
+    int64_t longest;
+    int ret = check_copy(src, src_offset, dst, dst_offset, bytes, &longest);
 
     if (ret == 0) {
         ret = bdrv_check_write(dst, dst_offset, bytes, flags);
@@ -86,8 +114,12 @@ int coroutine_fn bdrv_co_copy_range_to(BdrvChild *src, int64_t src_offset,
     }
     bdrv_request_begin(&request, bs, dst_offset, bytes, BDRV_TRACKED_WRITE);
     bdrv_request_wait_serialising(&request);
-    ret = bs->drv->co_copy_range_to(bs, src, src_offset, dst, dst_offset,
-                                    bytes, flags & ~BDRV_REQ_FUA);
+    for (int64_t at = 0; ret == 0 && at < bytes; at += longest) {
+        ret = bs->drv->co_copy_range_to(bs, src, src_offset + at, dst,
+                                        dst_offset + at,
+                                        MIN(longest, bytes - at),
+                                        flags & ~BDRV_REQ_FUA);
+    }
     bdrv_finish_write(dst, dst_offset, bytes, ret);
     bdrv_request_end(&request);
 

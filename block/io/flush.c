@@ -27,6 +27,7 @@
 #include "block/io/flush.h"
 
 #include "block/driver.h"
+#include "block/io/internal.h"
 #include "block/io/io.h"
 #include "block/rt/comutex.h"
 
@@ -84,7 +85,8 @@ static int coroutine_fn flush_children(BlockDriverState *bs,
     for (guint i = 0; bs->children && i < bs->children->len; i++) {
         const BdrvChild *child = g_ptr_array_index(bs->children, i);
 
-        if (child->perm & (BLK_PERM_WRITE | BLK_PERM_WRITE_UNCHANGED)) {
+        if (bdrv_child_perm(child) &
+            (BLK_PERM_WRITE | BLK_PERM_WRITE_UNCHANGED)) {
             int ret = flush(child->bs);
 
             result = result ? result : ret;
@@ -151,7 +153,7 @@ static bool coroutine_fn wait_for_turn(BdrvFlushState *state, int *ret)
     return false;
 }
 
-int coroutine_fn bdrv_co_flush(BlockDriverState *bs)
+static int coroutine_fn flush_request(BlockDriverState *bs)
 {
     BdrvFlushState *state = bs->flush;
     bool sticky;
@@ -183,6 +185,11 @@ int coroutine_fn bdrv_co_flush(BlockDriverState *bs)
     co_queue_wake_all(&state->done);
     co_mutex_unlock(&state->lock);
     return ret;
+}
+
+int coroutine_fn bdrv_co_flush(BlockDriverState *bs)
+{
+    return BDRV_COUNTED(bs, ACCOUNTING_FLUSH, 0, flush_request(bs));
 }
 
 int coroutine_fn bdrv_co_flush_to_os(BlockDriverState *bs)

@@ -10,6 +10,7 @@
 
 #include "block/graph/edge.h"
 #include "block/graph/node.h"
+#include "block/io/accounting.h"
 #include "block/io/request.h"
 #include "block/types.h"
 
@@ -35,6 +36,26 @@ int bdrv_check_write(const BdrvChild *child, int64_t offset, int64_t bytes,
  */
 void bdrv_finish_write(BdrvChild *child, int64_t offset, int64_t bytes,
                        int ret);
+
+/*
+ * Runs @call, an expression, with its result counted where @bs counts its
+ * requests. Evaluates to that result.
+ */
+#define BDRV_COUNTED(bs, type, bytes, call)                               \
+    ({                                                                    \
+        Accounting *counted_by = (bs)->accounting;                        \
+        AccountingCookie counted;                                         \
+        int counted_ret;                                                  \
+                                                                          \
+        if (G_UNLIKELY(counted_by != NULL)) {                             \
+            accounting_begin(counted_by, &counted, type, bytes);          \
+        }                                                                 \
+        counted_ret = (call);                                             \
+        if (G_UNLIKELY(counted_by != NULL)) {                             \
+            accounting_end(counted_by, &counted, counted_ret);            \
+        }                                                                 \
+        counted_ret;                                                      \
+    })
 
 /* -- fragment.c: aligned requests, untracked ----------------------------- */
 

@@ -23,6 +23,7 @@
 #include "block/io/io.h"
 
 #include "block/driver.h"
+#include "block/graph/op_blocker.h"
 #include "block/io/bitmap.h"
 #include "block/io/flush.h"
 #include "block/io/internal.h"
@@ -68,9 +69,10 @@ static int coroutine_fn read_padded(BlockDriverState *bs, int64_t offset,
     return ret;
 }
 
-int coroutine_fn bdrv_co_preadv(BdrvChild *child, int64_t offset,
-                                int64_t bytes, IoVec *iov, size_t iov_offset,
-                                BdrvRequestFlags flags)
+static inline int coroutine_fn read_request(BdrvChild *child, int64_t offset,
+                                            int64_t bytes, IoVec *iov,
+                                            size_t iov_offset,
+                                            BdrvRequestFlags flags)
 {
     BlockDriverState *bs = child->bs;
     BdrvRequest request;
@@ -113,11 +115,21 @@ int coroutine_fn bdrv_co_preadv(BdrvChild *child, int64_t offset,
     return ret;
 }
 
+int coroutine_fn bdrv_co_preadv(BdrvChild *child, int64_t offset,
+                                int64_t bytes, IoVec *iov, size_t iov_offset,
+                                BdrvRequestFlags flags)
+{
+    return BDRV_COUNTED(child->bs, ACCOUNTING_READ, bytes,
+                        read_request(child, offset, bytes, iov, iov_offset,
+                                     flags));
+}
+
 int bdrv_check_write(const BdrvChild *child, int64_t offset, int64_t bytes,
                      BdrvRequestFlags flags)
 {
     const BlockDriverState *bs = child->bs;
     int ret = bdrv_check_range(bs, offset, bytes);
+    uint32_t perm;
 
     if (ret < 0) {
         return ret;
@@ -125,14 +137,18 @@ int bdrv_check_write(const BdrvChild *child, int64_t offset, int64_t bytes,
     if (bs->read_only) {
         return -EROFS;
     }
-    g_assert(child->perm & (flags & BDRV_REQ_WRITE_UNCHANGED
-                            ? BLK_PERM_WRITE | BLK_PERM_WRITE_UNCHANGED
-                            : BLK_PERM_WRITE));
-    if (offset + bytes > padded_length(bs) &&
-        (!(child->perm & BLK_PERM_RESIZE) || bs->drv->only_truncate_grows)) {
+    perm = bdrv_child_perm(child);
+    g_assert(perm & (flags & BDRV_REQ_WRITE_UNCHANGED
+                     ? BLK_PERM_WRITE | BLK_PERM_WRITE_UNCHANGED
+                     : BLK_PERM_WRITE));
+    if (G_LIKELY(offset + bytes <= padded_length(bs))) {
+        return 0;
+    }
+    if (!(perm & BLK_PERM_RESIZE) || bs->drv->only_truncate_grows) {
         return -EINVAL;
     }
-    return 0;
+    /* A job counts on the length. */
+    return bdrv_op_is_blocked_now(bs, BDRV_OP_RESIZE) ? -EBUSY : 0;
 }
 
 /* Raises the length to @end unless it is that long already. */
@@ -154,7 +170,7 @@ void bdrv_finish_write(BdrvChild *child, int64_t offset, int64_t bytes,
     BlockDriverState *bs = child->bs;
 
     /* A failed write may have changed any part of the range. */
-    if (ret == 0 && (child->perm & BLK_PERM_RESIZE) &&
+    if (ret == 0 && (bdrv_child_perm(child) & BLK_PERM_RESIZE) &&
         !bs->drv->only_truncate_grows) {
         extend_length(bs, offset + bytes);
     }
@@ -217,9 +233,10 @@ static bool has_own_fua(const BlockDriverState *bs, BdrvRequestFlags flags)
            !(flags & BDRV_REQ_WRITE_COMPRESSED);
 }
 
-int coroutine_fn bdrv_co_pwritev(BdrvChild *child, int64_t offset,
-                                 int64_t bytes, IoVec *iov, size_t iov_offset,
-                                 BdrvRequestFlags flags)
+static inline int coroutine_fn write_request(BdrvChild *child, int64_t offset,
+                                             int64_t bytes, IoVec *iov,
+                                             size_t iov_offset,
+                                             BdrvRequestFlags flags)
 {
     BlockDriverState *bs = child->bs;
     int64_t alignment = bs->limits.request_alignment;
@@ -254,6 +271,15 @@ int coroutine_fn bdrv_co_pwritev(BdrvChild *child, int64_t offset,
         ret = bdrv_co_flush(bs);
     }
     return ret;
+}
+
+int coroutine_fn bdrv_co_pwritev(BdrvChild *child, int64_t offset,
+                                 int64_t bytes, IoVec *iov, size_t iov_offset,
+                                 BdrvRequestFlags flags)
+{
+    return BDRV_COUNTED(child->bs, ACCOUNTING_WRITE, bytes,
+                        write_request(child, offset, bytes, iov, iov_offset,
+                                      flags));
 }
 
 int coroutine_fn bdrv_co_pread(BdrvChild *child, int64_t offset, int64_t bytes,

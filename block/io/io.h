@@ -14,6 +14,7 @@
  *   -EUCLEAN  never: damage shows as -EIO, details go to the debug log
  *   -ENOSPC   from below
  *   -EROFS    write to a read-only node
+ *   -EBUSY    a job needs the length to stay as it is
  *   -EINVAL   negative, or past the end of the node
  *   -ENOMEDIUM no driver (a failed invalidate)
  *   -ENOMEM   no bounce buffer
@@ -78,6 +79,13 @@ int coroutine_fn bdrv_co_truncate(BdrvChild *child, int64_t length, bool exact,
 
 /* The current length; asks the driver when it is variable. -errno. */
 int64_t coroutine_fn bdrv_co_getlength(BlockDriverState *bs);
+
+/*
+ * The length of @bs, now in bs->length, was @old_length: forgets what was
+ * known past the smaller one and tells the parents, filters' parents included.
+ * With that range free of requests; coroutine or control plane.
+ */
+void bdrv_length_changed(BlockDriverState *bs, int64_t old_length);
 
 /* copy_range.c. -ENOTSUP when the two ends cannot copy in the kernel. */
 int coroutine_fn bdrv_co_copy_range(BdrvChild *src, int64_t src_offset,

@@ -80,3 +80,16 @@ int coroutine_fn bdrv_co_pdiscard_snapshot(BdrvChild *child, int64_t offset,
     }
     return bs->drv->snapshot_access->co_pdiscard_snapshot(bs, offset, bytes);
 }
+
+int coroutine_fn bdrv_co_keep_snapshot(BdrvChild *child, int64_t offset,
+                                       int64_t bytes)
+{
+    BlockDriverState *bs = child->bs;
+    int ret = check(bs, offset, bytes);
+
+    if (ret < 0 || bytes == 0 ||
+        bs->drv->snapshot_access->co_keep_snapshot == NULL) {
+        return ret;
+    }
+    return bs->drv->snapshot_access->co_keep_snapshot(bs, offset, bytes);
+}

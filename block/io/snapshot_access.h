@@ -28,6 +28,13 @@ typedef struct BlockSnapshotAccessOps {
     /* The range will not be read any more: it need not be kept. */
     int coroutine_fn (*co_pdiscard_snapshot)(BlockDriverState *bs,
                                              int64_t offset, int64_t bytes);
+    /*
+     * Old data of the range that is not kept yet is kept now, as if it were
+     * about to be overwritten; parts that are no longer in the view are
+     * skipped. NULL: nothing has to be kept.
+     */
+    int coroutine_fn (*co_keep_snapshot)(BlockDriverState *bs, int64_t offset,
+                                         int64_t bytes);
     /* Bytes that the view has; constant while open. */
     int64_t (*snapshot_length)(BlockDriverState *bs);
 } BlockSnapshotAccessOps;
@@ -45,5 +52,7 @@ int coroutine_fn bdrv_co_snapshot_block_status(BdrvChild *child,
                                                BlockStatus *ret_status);
 int coroutine_fn bdrv_co_pdiscard_snapshot(BdrvChild *child, int64_t offset,
                                            int64_t bytes);
+int coroutine_fn bdrv_co_keep_snapshot(BdrvChild *child, int64_t offset,
+                                       int64_t bytes);
 
 #endif

@@ -27,6 +27,11 @@ typedef struct SyncCall {
     int64_t ret;
 } SyncCall;
 
+/*
+ * The loop of the calling thread turns meanwhile, so other work of it may run;
+ * requests of I/O threads are not waited for. Not through any gate: a drain
+ * that this thread has begun does not hold it back.
+ */
 static int64_t run(CoEntry *entry, SyncCall *call)
 {
     if (co_in_coroutine()) {

@@ -10,6 +10,7 @@
  * Locking: none; the serialising request excludes other truncates.
  */
 #include "block/driver.h"
+#include "block/graph/op_blocker.h"
 #include "block/io/bitmap.h"
 #include "block/io/flush.h"
 #include "block/io/internal.h"
@@ -61,7 +62,13 @@ static int check_truncate(const BdrvChild *child, int64_t length,
                         " bytes", bdrv_name(bs), length);
         return ret;
     }
-    g_assert(child->perm & BLK_PERM_RESIZE);
+    g_assert(bdrv_child_perm(child) & BLK_PERM_RESIZE);
+    if (bdrv_op_is_blocked_now(bs, BDRV_OP_RESIZE)) {
+        g_set_error(error, IMGFUSE_ERROR, IMGFUSE_ERROR_CONFLICT,
+                    "the length of '%s' may not change now: a job works on "
+                    "it", bdrv_name(bs));
+        return -EBUSY;
+    }
     return 0;
 }
 
@@ -95,6 +102,22 @@ static int coroutine_fn zero_new_part(BlockDriverState *bs, int64_t old_length,
     return ret;
 }
 
+void bdrv_length_changed(BlockDriverState *bs, int64_t old_length)
+{
+    int64_t length = bdrv_node_length(bs);
+
+    bdrv_status_cache_invalidate(bs, MIN(old_length, length),
+                                 BDRV_MAX_LENGTH - MIN(old_length, length));
+    bdrv_dirty_bitmaps_truncate(bs, length);
+    for (guint i = 0; bs->parents && i < bs->parents->len; i++) {
+        BdrvChild *edge = g_ptr_array_index(bs->parents, i);
+
+        if (edge->klass->resize) {
+            edge->klass->resize(edge);
+        }
+    }
+}
+
 /* Makes the new length known in this node and above. */
 static int coroutine_fn publish_length(BlockDriverState *bs,
                                        int64_t old_length, int64_t length)
@@ -107,16 +130,7 @@ static int coroutine_fn publish_length(BlockDriverState *bs,
     } else {
         __atomic_store_n(&bs->length, length, __ATOMIC_RELEASE);
     }
-    bdrv_status_cache_invalidate(bs, MIN(old_length, length),
-                                 BDRV_MAX_LENGTH - MIN(old_length, length));
-    bdrv_dirty_bitmaps_truncate(bs, length);
-    for (guint i = 0; bs->parents && i < bs->parents->len; i++) {
-        BdrvChild *edge = g_ptr_array_index(bs->parents, i);
-
-        if (edge->klass->resize) {
-            edge->klass->resize(edge);
-        }
-    }
+    bdrv_length_changed(bs, old_length);
     return 0;
 }
 

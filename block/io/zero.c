@@ -152,8 +152,8 @@ int coroutine_fn bdrv_zero_range(BlockDriverState *bs, int64_t offset,
     return ret;
 }
 
-int coroutine_fn bdrv_co_pwrite_zeroes(BdrvChild *child, int64_t offset,
-                                       int64_t bytes, BdrvRequestFlags flags)
+static int coroutine_fn zero_request(BdrvChild *child, int64_t offset,
+                                     int64_t bytes, BdrvRequestFlags flags)
 {
     BlockDriverState *bs = child->bs;
     int64_t alignment = bs->limits.request_alignment;
@@ -186,6 +186,13 @@ int coroutine_fn bdrv_co_pwrite_zeroes(BdrvChild *child, int64_t offset,
     return ret;
 }
 
+int coroutine_fn bdrv_co_pwrite_zeroes(BdrvChild *child, int64_t offset,
+                                       int64_t bytes, BdrvRequestFlags flags)
+{
+    return BDRV_COUNTED(child->bs, ACCOUNTING_ZEROES, bytes,
+                        zero_request(child, offset, bytes, flags));
+}
+
 static int coroutine_fn discard_aligned(BlockDriverState *bs, int64_t offset,
                                         int64_t bytes)
 {
@@ -206,8 +213,8 @@ static int coroutine_fn discard_aligned(BlockDriverState *bs, int64_t offset,
     return 0;
 }
 
-int coroutine_fn bdrv_co_pdiscard(BdrvChild *child, int64_t offset,
-                                  int64_t bytes)
+static int coroutine_fn discard_request(BdrvChild *child, int64_t offset,
+                                        int64_t bytes)
 {
     BlockDriverState *bs = child->bs;
     int64_t alignment = bs->limits.request_alignment;
@@ -241,4 +248,11 @@ int coroutine_fn bdrv_co_pdiscard(BdrvChild *child, int64_t offset,
     bdrv_finish_write(child, offset, bytes, ret);
     bdrv_request_end(&request);
     return ret;
+}
+
+int coroutine_fn bdrv_co_pdiscard(BdrvChild *child, int64_t offset,
+                                  int64_t bytes)
+{
+    return BDRV_COUNTED(child->bs, ACCOUNTING_UNMAP, bytes,
+                        discard_request(child, offset, bytes));
 }

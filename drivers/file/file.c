@@ -126,6 +126,22 @@ static bool check_kind(int fd, const char *filename, struct stat *ret_st,
     return true;
 }
 
+/* A read-only device may be opened for writing; only its writes would fail. */
+static bool check_writable(int fd, const char *filename,
+                           const struct stat *st, GError **error)
+{
+    int read_only = 0;
+
+    if (S_ISBLK(st->st_mode) && ioctl(fd, BLKROGET, &read_only) == 0 &&
+        read_only) {
+        g_set_error(error, IMGFUSE_ERROR, IMGFUSE_ERROR_DENIED,
+                    "%s: cannot open for writing, the device is read-only",
+                    filename);
+        return false;
+    }
+    return true;
+}
+
 /* Opens @filename as @flags ask, with F1 and F2. -1 with @error. */
 static int open_descriptor(const char *filename, BdrvOpenFlags flags,
                            struct stat *ret_st, GError **error)
@@ -152,7 +168,8 @@ static int open_descriptor(const char *filename, BdrvOpenFlags flags,
                         writable ? " for writing" : "");
         return -1;
     }
-    if (!check_kind(fd, filename, ret_st, error)) {
+    if (!check_kind(fd, filename, ret_st, error) ||
+        (writable && !check_writable(fd, filename, ret_st, error))) {
         (void) close(fd);
         return -1;
     }

@@ -9,7 +9,11 @@
  *   errno = "5"
  *
  * Both ways end in an option tree of one rule, of which everything must be
- * known and used. Lines that start with '#' are comments.
+ * known and used: a rule with a misspelt key would test nothing, and nobody
+ * would notice. Lines that start with '#' are comments.
+ *
+ * Values are checked for range here, once; the filter trusts them. What an
+ * event, a state or a tag means is the filter's business.
  *
  * Locking: none, control plane.
  */
@@ -19,7 +23,7 @@
 #include <inttypes.h>
 #include <string.h>
 
-#define SECTOR_BYTES 512
+#define SECTOR_BYTES 512 /* the unit of `sector`, whatever the image's is */
 
 const char *const blkdebug_io_names[] = {
     "read", "write", "write-zeroes", "discard", "flush", "block-status", NULL,
@@ -42,6 +46,7 @@ static void rule_free(void *opaque)
     g_free(rule);
 }
 
+/* Every rule hangs on an event; "none" is one, too. */
 static bool take_event(BlockOptions *options, BlockDebugEvent *ret_event,
                        GError **error)
 {
@@ -88,6 +93,7 @@ static bool take_sector(BlockOptions *options, int64_t *ret_offset,
     return true;
 }
 
+/* As the kernel does: -1 to -4095 are errors, anything else may be data. */
 bool blkdebug_check_errno(uint64_t errnum, GError **error)
 {
     if (errnum == 0 || errnum >= 4096) {
@@ -98,6 +104,10 @@ bool blkdebug_check_errno(uint64_t errnum, GError **error)
     return true;
 }
 
+/*
+ * What is not given is as wide as possible: any sector, any request but one
+ * for the block status, as often as it comes.
+ */
 static bool take_inject_error(BlkdebugRule *rule, BlockOptions *options,
                               GError **error)
 {
@@ -119,6 +129,10 @@ static bool take_inject_error(BlkdebugRule *rule, BlockOptions *options,
     return true;
 }
 
+/*
+ * The keys of one kind only: those of another stay in the tree, and so are
+ * reported as unknown by the caller.
+ */
 static bool take_by_kind(BlkdebugRule *rule, BlockOptions *options,
                          GError **error)
 {
@@ -165,6 +179,11 @@ bool blkdebug_add_rule(GPtrArray *rules, BlkdebugKind kind,
     return true;
 }
 
+/*
+ * "inject-error.0", "inject-error.1", ... of each kind up to the first number
+ * that is missing: what comes after a gap stays in the tree, for the caller of
+ * the filter's open to report.
+ */
 static bool take_rules(GPtrArray *rules, BlockOptions *options,
                        GError **error)
 {
@@ -203,7 +222,10 @@ static BlkdebugKind section_kind(const char *line)
     return BLKDEBUG_KINDS;
 }
 
-/* key = value, or key = "value". */
+/*
+ * key = value, or key = "value". The value goes into the tree as a string:
+ * what it has to be is known where it is taken out.
+ */
 static bool parse_assignment(char *line, BlockOptions *options,
                              GError **error)
 {
@@ -264,6 +286,7 @@ static bool parse_lines(GPtrArray *rules, char **lines, GError **error)
     return blkdebug_add_rule(rules, kind, options, error);
 }
 
+/* A file of the tester's own: it may be of any size and is read at once. */
 static bool read_config(GPtrArray *rules, const char *path, GError **error)
 {
     g_autoptr(GError) file_error = NULL;
@@ -290,6 +313,7 @@ GPtrArray *blkdebug_rules_new(void)
     return g_ptr_array_new_with_free_func(rule_free);
 }
 
+/* Rules of the file come first: of two that match, the first one counts. */
 bool blkdebug_take_rules(GPtrArray *rules, BlockOptions *options,
                          GError **error)
 {

@@ -32,6 +32,7 @@ static const BlockOptionDesc blkverify_options[] = {
     { .name = NULL },
 };
 
+/* A longer raw image is fine: what lies past the test image is not compared. */
 static bool blkverify_open(BlockDriverState *bs, BlockOptions *options,
                            BdrvOpenFlags flags, GError **error)
 {
@@ -69,6 +70,7 @@ static void report(BlockDriverState *bs, int64_t offset, int64_t bytes,
           offset + at, test[at], raw[at]);
 }
 
+/* Equal data, or equal errors; the guest never sees data in doubt. */
 static int coroutine_fn read_both(BlockDriverState *bs, int64_t offset,
                                   int64_t bytes, uint8_t *test, uint8_t *raw)
 {
@@ -90,6 +92,10 @@ static int coroutine_fn read_both(BlockDriverState *bs, int64_t offset,
     return test_ret;
 }
 
+/*
+ * Both go to buffers of ours: with one in the guest's, a guest that reuses
+ * its buffer meanwhile would look like a defect of the image.
+ */
 static int coroutine_fn blkverify_co_preadv(BlockDriverState *bs,
                                             int64_t offset, int64_t bytes,
                                             IoVec *iov, size_t iov_offset,
@@ -123,6 +129,11 @@ static int both(BlockDriverState *bs, const char *what, int64_t offset,
     return test_ret;
 }
 
+/*
+ * The raw image is written although the test image failed: a result that both
+ * share is no difference, and only so does a later read compare like with
+ * like.
+ */
 static int coroutine_fn blkverify_co_pwritev(BlockDriverState *bs,
                                              int64_t offset, int64_t bytes,
                                              IoVec *iov, size_t iov_offset,
@@ -176,6 +187,7 @@ static int coroutine_fn blkverify_co_pwritev_compressed(BlockDriverState *bs,
     return both(bs, "compressed write", offset, test_ret, raw_ret);
 }
 
+/* The trusted image first: it may be longer than the other, never shorter. */
 static int coroutine_fn blkverify_co_truncate(BlockDriverState *bs,
                                               int64_t length, bool exact,
                                               BdrvPreallocMode prealloc,

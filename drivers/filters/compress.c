@@ -32,6 +32,10 @@ static int64_t compressible_cluster_bytes(BlockDriverState *bs)
     return info.cluster_bytes;
 }
 
+/*
+ * The cluster size is asked once: formats do not change it while open. Which
+ * node that is may lie below further filters.
+ */
 static bool compress_open(BlockDriverState *bs, BlockOptions *options,
                           BdrvOpenFlags flags, GError **error)
 {
@@ -48,11 +52,13 @@ static bool compress_open(BlockDriverState *bs, BlockOptions *options,
         return false;
     }
     bs->length = bdrv_node_length(bs->file->bs);
+    /* Not FUA: a compressed write has none, the block layer flushes. */
     bs->supported_write_flags = BDRV_REQ_WRITE_UNCHANGED;
     bs->supported_zero_flags = bs->file->bs->supported_zero_flags;
     return true;
 }
 
+/* Reading is the format's: it knows by its tables what is compressed. */
 static int coroutine_fn compress_co_preadv(BlockDriverState *bs,
                                            int64_t offset, int64_t bytes,
                                            IoVec *iov, size_t iov_offset,
@@ -73,6 +79,11 @@ static bool is_compressible(BlockDriverState *bs, int64_t offset,
              offset + bytes == bdrv_node_length(bs)));
 }
 
+/*
+ * Cluster by cluster, since a compressed write is one cluster. Parts of a
+ * cluster, and clusters that a compressed write may not replace (-ENOTSUP),
+ * are written as they are: the image is then larger, but never wrong.
+ */
 static int coroutine_fn compress_co_pwritev(BlockDriverState *bs,
                                             int64_t offset, int64_t bytes,
                                             IoVec *iov, size_t iov_offset,
@@ -103,6 +114,7 @@ static int coroutine_fn compress_co_pwritev(BlockDriverState *bs,
     return 0;
 }
 
+/* Whoever can choose shall write whole clusters: only these are compressed. */
 static void compress_refresh_limits(BlockDriverState *bs)
 {
     CompressState *s = bs->opaque;

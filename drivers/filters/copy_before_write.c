@@ -41,7 +41,7 @@
 #define G_LOG_DOMAIN_CBW "imgfuse-copy-before-write"
 
 #define CLUSTER_MIN (64 * KIB)
-#define COPY_BYTES MIB /* of one step */
+#define COPY_BYTES MIB /* of data, of one step */
 
 typedef enum OnError {
     BREAK_GUEST_WRITE,
@@ -109,6 +109,7 @@ static void take_bitmap(CbwState *s, BdrvDirtyBitmap *bitmap)
     }
 }
 
+/* Named by node and name: the bitmap is another node's, and only looked at. */
 static bool find_bitmap(BlockOptions *options, BdrvDirtyBitmap **ret_bitmap,
                         int64_t *ret_length, GError **error)
 {
@@ -142,6 +143,7 @@ static bool find_bitmap(BlockOptions *options, BdrvDirtyBitmap **ret_bitmap,
     return true;
 }
 
+/* A target that is too short would lose the end of the snapshot. */
 static bool open_children(BlockDriverState *bs, BlockOptions *options,
                           GError **error)
 {
@@ -256,20 +258,53 @@ static bool next_undone(CbwState *s, int64_t offset, int64_t end,
     return start >= 0;
 }
 
-static int coroutine_fn copy_step(BlockDriverState *bs, int64_t offset,
-                                  int64_t bytes, uint8_t *buffer)
+/*
+ * Is [@offset, + @bytes) of the file, whole clusters, zeros? *bytes is cut to
+ * the clusters for which the answer holds.
+ */
+static int coroutine_fn look_for_zeros(BlockDriverState *bs, int64_t offset,
+                                       int64_t *bytes)
 {
     CbwState *s = bs->opaque;
-    int ret = bdrv_co_pread(bs->file, offset, bytes, buffer, /* flags= */ 0);
+    BlockStatus status;
+    int64_t whole;
+    int ret = bdrv_co_block_status_above(bs->file->bs, /* base= */ NULL,
+                                         /* want_zero= */ true, offset, *bytes,
+                                         &status, /* ret_depth= */ NULL);
 
+    if (ret < 0 || status.bytes >= *bytes) {
+        return ret < 0 ? ret : (status.flags & BDRV_BLOCK_ZERO) != 0;
+    }
+    /* A cluster that is zeros in part is data. */
+    whole = align_down(status.bytes, s->cluster_bytes);
+    if ((status.flags & BDRV_BLOCK_ZERO) && whole > 0) {
+        *bytes = whole;
+        return 1;
+    }
+    *bytes = MIN(*bytes, align_up(status.bytes, s->cluster_bytes));
+    return 0;
+}
+
+/* Copies the first of *bytes bytes, and says in it how many. */
+static int coroutine_fn copy_step(BlockDriverState *bs, int64_t offset,
+                                  int64_t *bytes, uint8_t *buffer)
+{
+    CbwState *s = bs->opaque;
+    int ret = look_for_zeros(bs, offset, bytes);
+    bool is_zero = ret > 0;
+
+    if (ret == 0) {
+        *bytes = MIN(*bytes, MAX(COPY_BYTES, s->cluster_bytes));
+        ret = bdrv_co_pread(bs->file, offset, *bytes, buffer, /* flags= */ 0);
+        is_zero = ret == 0 && buffer_is_zero(buffer, *bytes);
+    }
     if (ret < 0) {
         return ret;
     }
-    if (buffer_is_zero(buffer, bytes)) {
-        return bdrv_co_pwrite_zeroes(s->target, offset, bytes,
-                                     BDRV_REQ_MAY_UNMAP);
-    }
-    return bdrv_co_pwrite(s->target, offset, bytes, buffer, /* flags= */ 0);
+    return is_zero ? bdrv_co_pwrite_zeroes(s->target, offset, *bytes,
+                                           BDRV_REQ_MAY_UNMAP)
+                   : bdrv_co_pwrite(s->target, offset, *bytes, buffer,
+                                    /* flags= */ 0);
 }
 
 /* Copies [@offset, @end), whole clusters, held exclusively (W2). */
@@ -280,11 +315,8 @@ static int coroutine_fn copy_undone(BlockDriverState *bs, int64_t offset,
     int64_t bytes;
 
     while (next_undone(s, offset, end, &offset, &bytes)) {
-        int64_t largest = MAX(COPY_BYTES, s->cluster_bytes);
-        int ret;
+        int ret = copy_step(bs, offset, &bytes, buffer);
 
-        bytes = MIN(bytes, largest);
-        ret = copy_step(bs, offset, bytes, buffer);
         if (ret < 0) {
             return ret;
         }
@@ -296,6 +328,10 @@ static int coroutine_fn copy_undone(BlockDriverState *bs, int64_t offset,
     return 0;
 }
 
+/*
+ * The buffer comes first: who waits for memory holds no lock. Whoever had the
+ * range before may have copied all of it: then there is nothing left to do.
+ */
 static int coroutine_fn copy_range(BlockDriverState *bs, int64_t offset,
                                    int64_t end)
 {
@@ -444,6 +480,10 @@ static int locate(BlockDriverState *bs, int64_t offset, int64_t bytes,
     return 0;
 }
 
+/*
+ * Run by run from where each is, all in one hold of the whole range, so that
+ * no run moves from the file to the target while it is read (W2).
+ */
 static int coroutine_fn cbw_co_preadv_snapshot(BlockDriverState *bs,
                                                int64_t offset, int64_t bytes,
                                                IoVec *iov, size_t iov_offset)
@@ -522,6 +562,30 @@ static int coroutine_fn cbw_co_pdiscard_snapshot(BlockDriverState *bs,
     return ret;
 }
 
+/*
+ * A backup has the rest copied by us: under the range's lock, so a cluster
+ * goes to the target once, whoever comes first. A failure is the caller's and
+ * breaks nothing: the old data is still in the file.
+ */
+static int coroutine_fn cbw_co_keep_snapshot(BlockDriverState *bs,
+                                             int64_t offset, int64_t bytes)
+{
+    CbwState *s = bs->opaque;
+    int64_t start = align_down(offset, s->cluster_bytes);
+    int64_t end = MIN(align_up(offset + bytes, s->cluster_bytes), s->length);
+    int ret = __atomic_load_n(&s->snapshot_error, __ATOMIC_ACQUIRE);
+    int64_t first, first_bytes;
+
+    if (ret == 0 && next_undone(s, start, end, &first, &first_bytes)) {
+        ret = copy_range(bs, first, end);
+    }
+    if (ret == 0) {
+        /* What was copied last may be new data already. */
+        ret = __atomic_load_n(&s->snapshot_error, __ATOMIC_ACQUIRE);
+    }
+    return ret;
+}
+
 static int64_t cbw_snapshot_length(BlockDriverState *bs)
 {
     const CbwState *s = bs->opaque;
@@ -533,6 +597,7 @@ static const BlockSnapshotAccessOps cbw_snapshot_access = {
     .co_preadv_snapshot = cbw_co_preadv_snapshot,
     .co_snapshot_block_status = cbw_co_snapshot_block_status,
     .co_pdiscard_snapshot = cbw_co_pdiscard_snapshot,
+    .co_keep_snapshot = cbw_co_keep_snapshot,
     .snapshot_length = cbw_snapshot_length,
 };
 

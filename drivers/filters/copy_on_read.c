@@ -25,6 +25,7 @@ static const BlockOptionDesc copy_on_read_options[] = {
     { .name = NULL },
 };
 
+/* By walking down from our child: a layer elsewhere would never be met. */
 static bool find_bottom(BlockDriverState *bs, const char *name, GError **error)
 {
     CopyOnReadState *s = bs->opaque;
@@ -63,6 +64,7 @@ static bool copy_on_read_open(BlockDriverState *bs, BlockOptions *options,
         return false;
     }
     bs->length = bdrv_node_length(bs->file->bs);
+    /* A prefetch comes here so that what it fills stops at bottom, too. */
     bs->supported_read_flags = BDRV_REQ_PREFETCH;
     bs->supported_write_flags =
         bs->file->bs->supported_write_flags | BDRV_REQ_WRITE_UNCHANGED;
@@ -71,6 +73,7 @@ static bool copy_on_read_open(BlockDriverState *bs, BlockOptions *options,
     return true;
 }
 
+/* The count on bottom kept it from going before us. */
 static void copy_on_read_close(BlockDriverState *bs)
 {
     CopyOnReadState *s = bs->opaque;
@@ -107,6 +110,10 @@ static int coroutine_fn is_to_be_copied(BlockDriverState *bs, int64_t offset,
                                       bytes);
 }
 
+/*
+ * The copying is the block layer's, in the child's node, where it excludes
+ * writes to the same clusters; we only say which part of a read shall have it.
+ */
 static int coroutine_fn copy_on_read_co_preadv(BlockDriverState *bs,
                                                int64_t offset, int64_t bytes,
                                                IoVec *iov, size_t iov_offset,

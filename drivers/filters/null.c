@@ -6,6 +6,11 @@
  * buffer as it is (read-zeroes=off); writes vanish; each request takes
  * latency-ns, asleep.
  *
+ * It claims every ability a protocol can have, so that no layer above falls
+ * back to something slower: what is measured is then that layer's best case.
+ * Limits are the defaults, any alignment: filters such as blkdebug can narrow
+ * them where that is what shall be measured.
+ *
  * Locking: none, the state does not change once open (the length is the
  * node's).
  */
@@ -52,6 +57,7 @@ static bool null_open(BlockDriverState *bs, BlockOptions *options,
         return false;
     }
     s->latency_ns = latency_ns;
+    /* There is nothing to flush, so FUA costs nothing to promise. */
     bs->length = length;
     bs->supported_read_flags = BDRV_REQ_REGISTERED_BUF;
     bs->supported_write_flags = BDRV_REQ_FUA | BDRV_REQ_WRITE_UNCHANGED |
@@ -61,6 +67,10 @@ static bool null_open(BlockDriverState *bs, BlockOptions *options,
     return true;
 }
 
+/*
+ * Asleep, not busy: many requests at once take as long as one, as on a device
+ * with a deep queue. Without a latency nothing yields, so requests end inline.
+ */
 static int coroutine_fn pretend_work(BlockDriverState *bs)
 {
     const NullState *s = bs->opaque;
@@ -78,6 +88,7 @@ static int coroutine_fn null_co_preadv(BlockDriverState *bs, int64_t offset,
 {
     const NullState *s = bs->opaque;
 
+    /* Filling costs more than all layers above a small request. */
     if (s->read_zeroes) {
         iovec_memset(iov, iov_offset, 0, bytes);
     }
@@ -105,6 +116,7 @@ static int coroutine_fn null_co_pdiscard(BlockDriverState *bs, int64_t offset,
     return pretend_work(bs);
 }
 
+/* One run to the end: whoever copies us finds nothing to copy. */
 static int coroutine_fn null_co_block_status(BlockDriverState *bs,
                                              bool want_zero, int64_t offset,
                                              int64_t bytes,
@@ -127,6 +139,7 @@ static int coroutine_fn null_co_flush_to_disk(BlockDriverState *bs)
     return pretend_work(bs);
 }
 
+/* The caller keeps the length, and that is all there is. */
 static int coroutine_fn null_co_truncate(BlockDriverState *bs, int64_t length,
                                          bool exact, BdrvPreallocMode prealloc,
                                          BdrvRequestFlags flags,
@@ -141,6 +154,7 @@ static int64_t coroutine_fn null_co_get_allocated_file_size(
     return 0;
 }
 
+/* With read-zeroes=off the content is whatever the buffer held. */
 static bool null_has_zero_init(BlockDriverState *bs)
 {
     const NullState *s = bs->opaque;

@@ -94,7 +94,7 @@ static void coroutine_fn make_room(BlockDriverState *bs, int64_t end)
 
     if (__atomic_load_n(&s->gave_up, __ATOMIC_RELAXED) ||
         end <= bdrv_node_length(bs->file->bs) ||
-        !(bs->file->perm & BLK_PERM_RESIZE) ||
+        !(bdrv_child_perm(bs->file) & BLK_PERM_RESIZE) ||
         end > BDRV_MAX_LENGTH - s->size - s->align) {
         return;
     }
@@ -158,7 +158,7 @@ static bool drop_preallocation(BlockDriverState *bs, GError **error)
     int64_t end = bdrv_node_length(bs);
 
     if (bs->read_only || bdrv_node_length(bs->file->bs) <= end ||
-        !(bs->file->perm & BLK_PERM_RESIZE)) {
+        !(bdrv_child_perm(bs->file) & BLK_PERM_RESIZE)) {
         return true;
     }
     return bdrv_truncate(bs->file, end, /* exact= */ true, PREALLOC_OFF,

@@ -16,11 +16,12 @@
  * Always true outside a function of this file:
  *  Q1  there are at least vote-threshold children;
  *  Q2  a rewrite happens while no write overlaps it, with data that was read
- *      after that: so it cannot bring back old data.
+ *      after that: so it cannot bring back old data;
+ *  Q3  of two writes to the same bytes all children get the same one last.
  *
- * Locking: the list of children changes only while the node is drained. With
- * rewrite-corrupted writers hold their range in s->ranges shared and a
- * rewrite holds it exclusively (Q2).
+ * Locking: the list of children changes only while the node is drained.
+ * Writers hold their range in s->ranges exclusively (Q3), and so does who
+ * reads again after a lost vote, and may rewrite (Q2).
  */
 #include "drivers/registry.h"
 
@@ -78,6 +79,7 @@ static BdrvChild *child_at(const QuorumState *s, guint i)
 
 /* ---- open and close ----------------------------------------------------- */
 
+/* Q1, and combinations that contradict each other. */
 static bool check_options(const QuorumState *s, GError **error)
 {
     const char *wrong = NULL;
@@ -119,6 +121,7 @@ static bool take_options(QuorumState *s, BlockOptions *options,
     return true;
 }
 
+/* children.0, children.1, ... up to the first that is missing. */
 static bool open_children(BlockDriverState *bs, BlockOptions *options,
                           GError **error)
 {
@@ -156,7 +159,12 @@ static void refresh_flags(BlockDriverState *bs)
     bs->supported_zero_flags = zero | BDRV_REQ_WRITE_UNCHANGED;
 }
 
-/* The length that enough children have; -EIO when there is none. */
+/*
+ * A copy of another length may still take part: it loses votes where it is
+ * too short, and what it has beyond is never asked for.
+ *
+ * The length that enough children have; -EIO when there is none.
+ */
 static int64_t vote_length(const QuorumState *s)
 {
     for (guint i = 0; i < s->children->len; i++) {
@@ -272,6 +280,10 @@ static int coroutine_fn run_part(Call *call, guint index)
     g_assert_not_reached();
 }
 
+/*
+ * The last part to end wakes the caller, unless it has not gone to sleep yet:
+ * parts that end inline do so before is_waiting is set.
+ */
 static void coroutine_fn part_entry(void *opaque)
 {
     Part *part = opaque;
@@ -290,6 +302,7 @@ static void coroutine_fn ask_all(Call *call)
     const QuorumState *s = call->bs->opaque;
     Part parts[MAX_CHILDREN];
 
+    /* All at once: the slowest child decides, not the sum of them. */
     call->caller = co_self();
     call->running = s->children->len;
     call->is_waiting = false;
@@ -306,6 +319,7 @@ static void coroutine_fn ask_all(Call *call)
 
 /* ---- judging the answers ------------------------------------------------ */
 
+/* A copy that goes bad must be told of before the next one does. */
 static void log_losers(const Call *call, size_t winner)
 {
     const QuorumState *s = call->bs->opaque;
@@ -356,6 +370,10 @@ static int coroutine_fn ask_and_judge(Call *call)
 
 /* ---- reads -------------------------------------------------------------- */
 
+/*
+ * A buffer for each child: answers can only be compared when all are there.
+ * The winner's goes to the guest.
+ */
 static bool get_buffers(Call *call)
 {
     const QuorumState *s = call->bs->opaque;
@@ -377,14 +395,19 @@ static void put_buffers(Call *call)
     }
 }
 
-/* Does a child disagree that could be put right? */
+/* A read-only node changes nothing, not even for the better. */
+static bool may_rewrite(const Call *call)
+{
+    const QuorumState *s = call->bs->opaque;
+
+    return s->rewrite_corrupted && !call->bs->read_only;
+}
+
+/* Does a child disagree with @winner? */
 static bool has_corrupted(const Call *call, int winner)
 {
     const QuorumState *s = call->bs->opaque;
 
-    if (!s->rewrite_corrupted || call->bs->read_only) {
-        return false;
-    }
     for (guint i = 0; i < s->children->len; i++) {
         if (!quorum_agree(&call->answers[i], &call->answers[winner],
                           call->bytes)) {
@@ -394,8 +417,24 @@ static bool has_corrupted(const Call *call, int winner)
     return false;
 }
 
-/* Q2: reads again without writers around, then rewrites. */
-static int coroutine_fn rewrite(Call *call)
+/* Enough children could be read: the vote was lost by what they said. */
+static bool has_answers(const Call *call)
+{
+    const QuorumState *s = call->bs->opaque;
+    uint64_t count = 0;
+
+    for (guint i = 0; i < s->children->len; i++) {
+        count += call->answers[i].ret == 0;
+    }
+    return count >= s->threshold;
+}
+
+/*
+ * Asks again without writers around: a write that had reached some children
+ * and not others may be all there is to a lost vote. What is still corrupt
+ * then is put right (Q2).
+ */
+static int coroutine_fn settle(Call *call)
 {
     QuorumState *s = call->bs->opaque;
     int64_t inside = MIN(call->bytes,
@@ -407,7 +446,8 @@ static int coroutine_fn rewrite(Call *call)
                     /* exclusive= */ true);
     ask_all(call);
     winner = judge(call);
-    for (guint i = 0; winner >= 0 && i < s->children->len; i++) {
+    for (guint i = 0;
+         winner >= 0 && may_rewrite(call) && i < s->children->len; i++) {
         if (!quorum_agree(&call->answers[i], &call->answers[winner],
                           call->bytes)) {
             /* The read is good without it; the next one will tell. */
@@ -427,8 +467,9 @@ static int coroutine_fn read_by_vote(Call *call, IoVec *iov,
     if (get_buffers(call)) {
         ask_all(call);
         winner = judge(call);
-        if (winner >= 0 && has_corrupted(call, winner)) {
-            winner = rewrite(call);
+        if ((winner < 0 && has_answers(call)) ||
+            (may_rewrite(call) && has_corrupted(call, winner))) {
+            winner = settle(call);
         }
     }
     if (winner >= 0) {
@@ -439,6 +480,7 @@ static int coroutine_fn read_by_vote(Call *call, IoVec *iov,
     return MIN(winner, 0);
 }
 
+/* No vote: the next child is asked only when one fails. Cheap, and trusting. */
 static int coroutine_fn read_fifo(BlockDriverState *bs, int64_t offset,
                                   int64_t bytes, IoVec *iov,
                                   size_t iov_offset, BdrvRequestFlags flags)
@@ -476,18 +518,18 @@ static int coroutine_fn quorum_co_preadv(BlockDriverState *bs, int64_t offset,
 
 /* ---- writes and the rest ------------------------------------------------ */
 
-/* A write by all, kept apart from rewrites (Q2). */
+/*
+ * A write by all, kept apart from rewrites (Q2) and from other writes to the
+ * same bytes: these must come in one order to all children.
+ */
 static int coroutine_fn write_all(Call *call)
 {
     QuorumState *s = call->bs->opaque;
     RangeHold hold;
     int ret;
 
-    if (!s->rewrite_corrupted) {
-        return ask_and_judge(call);
-    }
     range_lock_take(&s->ranges, &hold, call->offset, call->bytes,
-                    /* exclusive= */ false);
+                    /* exclusive= */ true);
     ret = ask_and_judge(call);
     range_lock_release(&s->ranges, &hold);
     return ret;
@@ -571,6 +613,10 @@ static int coroutine_fn quorum_co_block_status(BlockDriverState *bs,
 
 /* ---- children that come and go ------------------------------------------ */
 
+/*
+ * The newcomer's content is the caller's business: a copy that differs is
+ * outvoted, and put right by rewrite-corrupted as it is read.
+ */
 static bool quorum_add_child(BlockDriverState *bs, BlockDriverState *child_bs,
                              GError **error)
 {

@@ -68,7 +68,13 @@ static bool take_limit(BlockOptions *options, const char *prefix,
     return true;
 }
 
-/* Changes @config by what @options say; *ret_found: they say anything. */
+/*
+ * Options name limits as "iops-total", "bps-read-max" and so on. What is not
+ * given stays as the group has it: several nodes may share one group, and each
+ * that joins may add to its limits but does not reset them.
+ *
+ * Changes @config by what @options say; *ret_found: they say anything.
+ */
 static bool take_config(BlockOptions *options, ThrottleConfig *config,
                         bool *ret_found, GError **error)
 {
@@ -93,6 +99,7 @@ static bool take_config(BlockOptions *options, ThrottleConfig *config,
     return throttle_config_check(config, error);
 }
 
+/* Without a name the group is the node's own, named after it. */
 static bool join_group(BlockDriverState *bs, BlockOptions *options,
                        GError **error)
 {
@@ -138,6 +145,12 @@ static void throttle_close(BlockDriverState *bs)
     throttle_group_unref(s->group);
 }
 
+/*
+ * Each request waits its turn, then goes on as if we were not there. What a
+ * write costs is its length before any layer below pads, splits or compresses
+ * it: the limit is what the guest was promised. Flushes are free: holding one
+ * up would hold up what the guest needs to be safe.
+ */
 static int coroutine_fn throttle_co_preadv(BlockDriverState *bs,
                                            int64_t offset, int64_t bytes,
                                            IoVec *iov, size_t iov_offset,
@@ -160,6 +173,17 @@ static int coroutine_fn throttle_co_pwritev(BlockDriverState *bs,
     return bdrv_co_pwritev(bs->file, offset, bytes, iov, iov_offset, flags);
 }
 
+/* A limit is for what the guest asks, not for what compressing leaves of it. */
+static int coroutine_fn throttle_co_pwritev_compressed(BlockDriverState *bs,
+                                                       int64_t offset,
+                                                       int64_t bytes,
+                                                       IoVec *iov,
+                                                       size_t iov_offset)
+{
+    return throttle_co_pwritev(bs, offset, bytes, iov, iov_offset,
+                               BDRV_REQ_WRITE_COMPRESSED);
+}
+
 static int coroutine_fn throttle_co_pwrite_zeroes(BlockDriverState *bs,
                                                   int64_t offset,
                                                   int64_t bytes,
@@ -171,6 +195,7 @@ static int coroutine_fn throttle_co_pwrite_zeroes(BlockDriverState *bs,
     return bdrv_co_pwrite_zeroes(bs->file, offset, bytes, flags);
 }
 
+/* Zero-writes and discards count with all their bytes, cheap or not. */
 static int coroutine_fn throttle_co_pdiscard(BlockDriverState *bs,
                                              int64_t offset, int64_t bytes)
 {
@@ -180,6 +205,10 @@ static int coroutine_fn throttle_co_pdiscard(BlockDriverState *bs,
     return bdrv_co_pdiscard(bs->file, offset, bytes);
 }
 
+/*
+ * A drain must not last as long as the queue: our waiting requests go through
+ * at once, limits or not. Those of other nodes of the group go on waiting.
+ */
 static void throttle_drain_begin(BlockDriverState *bs)
 {
     ThrottleState *s = bs->opaque;
@@ -194,7 +223,12 @@ static void throttle_drain_end(BlockDriverState *bs)
     throttle_member_drain_end(s->member);
 }
 
-/* Reopening: the new limits, or what is wrong with them. */
+/*
+ * The limits change for the whole group, at commit: an aborted transaction
+ * has left it alone.
+ *
+ * Reopening: the new limits, or what is wrong with them.
+ */
 static bool throttle_reopen_prepare(BlockReopenState *state, GError **error)
 {
     ThrottleState *s = state->bs->opaque;
@@ -241,6 +275,7 @@ const BlockDriver bdrv_throttle = {
     .reopen = &throttle_reopen,
     .co_preadv = throttle_co_preadv,
     .co_pwritev = throttle_co_pwritev,
+    .co_pwritev_compressed = throttle_co_pwritev_compressed,
     .co_pwrite_zeroes = throttle_co_pwrite_zeroes,
     .co_pdiscard = throttle_co_pdiscard,
     .co_copy_range_from = bdrv_refuse_copy_range,

@@ -3,7 +3,9 @@
  * checking a qcow2 image, and repairing what can be
  *
  *   walk (check_walk.c) -> compare refcounts -> compare COPIED flags
- *   with a repair: refcounts -> COPIED flags -> header bits -> all of it again
+ *   with a repair: snapshot table (check_snapshots.c) -> copies of what is
+ *   named twice (check_unshare.c) -> refcounts -> COPIED flags -> header
+ *   bits -> all of it again
  *
  * What was fixed is what the second look does not find any more. So nothing
  * is called repaired that is not.
@@ -22,8 +24,10 @@
 #include "drivers/qcow2/check.h"
 
 #include "block/io/io.h"
+#include "drivers/qcow2/bitmaps.h"
 #include "drivers/qcow2/check_walk.h"
 #include "drivers/qcow2/cluster.h"
+#include "drivers/qcow2/data_file.h"
 
 #include <inttypes.h>
 #include <stddef.h>
@@ -102,6 +106,11 @@ static bool disk_count(Check *check, int64_t cluster, uint64_t *ret_count,
     *ret_count = qcow2_refcount_get(check->block, check->order,
                                     cluster % check->counts_per_block);
     return true;
+}
+
+static uint64_t max_count(const Check *check)
+{
+    return UINT64_MAX >> (64 - (1u << check->order));
 }
 
 /* -- comparing refcounts ------------------------------------------------- */
@@ -205,7 +214,7 @@ static bool compare_refcounts(Check *check, GError **error)
 typedef struct PointerTable {
     const char *name;
     uint64_t *entry; /* host byte order */
-    int64_t entries;
+    int64_t entries; /* words: those of an extended L2 entry count as two */
     int64_t host_offset;
     bool is_changed;
 } PointerTable;
@@ -248,11 +257,12 @@ static bool check_copied(Check *check, PointerTable *table, int64_t i,
 static bool check_l2_copied(Check *check, PointerTable *table,
                             Qcow2CheckFix fix, GError **error)
 {
-    unsigned version = check->walk.header->version;
+    const Qcow2Header *header = check->walk.header;
 
-    for (int64_t i = 0; i < table->entries; i++) {
+    for (int64_t i = 0; i < table->entries;
+         i += qcow2_header_l2_words(header)) {
         uint64_t entry = table->entry[i];
-        Qcow2ClusterType type = qcow2_entry_type(entry, version);
+        Qcow2ClusterType type = qcow2_cluster_type(header, entry);
 
         if ((type == QCOW2_CLUSTER_NORMAL ||
              type == QCOW2_CLUSTER_ZERO_ALLOC) &&
@@ -289,7 +299,8 @@ static bool visit_l2(Check *check, int64_t host_offset, Qcow2CheckFix fix,
                            .entries = walk->cluster_bytes / 8 };
 
     if (!is_aligned(host_offset, walk->cluster_bytes) ||
-        host_offset >= walk->file_bytes) {
+        host_offset >= walk->file_bytes ||
+        qcow2_has_data_file(qcow2_state(walk->bs))) {
         return true;
     }
     entries = g_malloc(walk->cluster_bytes);
@@ -329,7 +340,7 @@ static bool visit_copied(Check *check, Qcow2CheckFix fix, GError **error)
 
 static void check_clear(Check *check)
 {
-    g_free(check->block);
+    g_clear_pointer(&check->block, g_free);
     qcow2_walk_clear(&check->walk);
 }
 
@@ -360,7 +371,7 @@ static bool look(Check *check, BlockDriverState *bs, BlockCheckResult *result,
 /* Makes the counts of the loaded block right; were any changed? */
 static bool fix_block(Check *check, int64_t index, Qcow2CheckFix fix)
 {
-    uint64_t max = UINT64_MAX >> (64 - (1u << check->order));
+    uint64_t max = max_count(check);
     bool is_changed = false;
 
     for (int64_t i = 0; i < check->counts_per_block; i++) {
@@ -458,7 +469,7 @@ static bool write_new_blocks(Check *check, const NewRefcounts *plan,
     int64_t first_block = plan->first_cluster + plan->table_clusters;
     int64_t end = first_block + plan->blocks;
     g_autofree be64 *table = g_malloc0(plan->table_clusters * cluster_bytes);
-    uint64_t max = UINT64_MAX >> (64 - (1u << check->order));
+    uint64_t max = max_count(check);
 
     check->cached_block = -1;
     for (int64_t i = 0; i < plan->blocks; i++) {
@@ -484,6 +495,23 @@ static bool write_new_blocks(Check *check, const NewRefcounts *plan,
                     plan->table_clusters * cluster_bytes, table, error);
 }
 
+/* With another width: all three fields are in the first sector, too. */
+static bool write_order(Check *check, const NewRefcounts *plan,
+                        GError **error)
+{
+    Qcow2RawHeader raw;
+
+    if (!qcow2_walk_read(&check->walk, 0, QCOW2_HEADER_V3_BYTES, &raw,
+                         error)) {
+        return false;
+    }
+    be64_set(&raw.refcount_table_offset,
+             plan->first_cluster * check->walk.cluster_bytes);
+    be32_set(&raw.refcount_table_clusters, plan->table_clusters);
+    be32_set(&raw.refcount_order, check->order);
+    return write_at(check, 0, QCOW2_HEADER_V3_BYTES, &raw, error);
+}
+
 /* The header's two fields lie side by side: one write changes both. */
 static bool point_header_at(Check *check, const NewRefcounts *plan,
                             GError **error)
@@ -496,10 +524,14 @@ static bool point_header_at(Check *check, const NewRefcounts *plan,
 
     be64_set(&raw.offset, plan->first_cluster * check->walk.cluster_bytes);
     be32_set(&raw.clusters, plan->table_clusters);
-    if (!write_at(check, offsetof(Qcow2RawHeader, refcount_table_offset),
-                  sizeof(raw), &raw, error)) {
+    if (check->order != header->refcount_order
+            ? !write_order(check, plan, error)
+            : !write_at(check,
+                        offsetof(Qcow2RawHeader, refcount_table_offset),
+                        sizeof(raw), &raw, error)) {
         return false;
     }
+    header->refcount_order = check->order;
     header->reftable_offset = plan->first_cluster * check->walk.cluster_bytes;
     header->reftable_clusters = plan->table_clusters;
     return true;
@@ -526,10 +558,34 @@ static bool repair_refcounts(Check *check, Qcow2CheckFix fix, GError **error)
     if (is_broken && (fix & QCOW2_FIX_ERRORS)) {
         return rebuild_refcounts(check, error);
     }
-    if (check->walk.refcounts_broken) {
+    if (check->walk.refcounts_broken || check->walk.snapshots_broken) {
         return true; /* not even leaks can be told from it */
     }
     return fix_in_place(check, fix, error) && flush(check, error);
+}
+
+/*
+ * What changes who points where comes before the refcounts: after each such
+ * step the image is looked at anew.
+ */
+static bool repair_pointers(BlockDriverState *bs, Check *check,
+                            BlockCheckResult *after, GError **error)
+{
+    bool ok = true, changed = false;
+
+    if (check->walk.snapshots_broken) {
+        ok = qcow2_walk_mend_snapshots(&check->walk, error);
+        check_clear(check);
+        *after = (BlockCheckResult) { 0 };
+        ok = ok && look(check, bs, after, error);
+    }
+    ok = ok && qcow2_walk_unshare(&check->walk, &changed, error);
+    if (changed) {
+        check_clear(check);
+        *after = (BlockCheckResult) { 0 };
+        ok = ok && look(check, bs, after, error);
+    }
+    return ok;
 }
 
 /*
@@ -539,9 +595,12 @@ static bool repair_refcounts(Check *check, Qcow2CheckFix fix, GError **error)
 static bool repair(BlockDriverState *bs, Check *check, Qcow2CheckFix fix,
                    BlockCheckResult *after, GError **error)
 {
-    bool ok = repair_refcounts(check, fix, error);
+    bool ok = (!(fix & QCOW2_FIX_ERRORS) ||
+               repair_pointers(bs, check, after, error)) &&
+              repair_refcounts(check, fix, error);
 
     check_clear(check);
+    *after = (BlockCheckResult) { 0 };
     ok = ok && look(check, bs, after, error) &&
          visit_copied(check, fix, error) && flush(check, error);
     check_clear(check);
@@ -608,17 +667,87 @@ bool qcow2_check(BlockDriverState *bs, Qcow2CheckFix fix,
     return ok;
 }
 
+/* -- another width of refcounts ------------------------------------------ */
+
+typedef struct Fit {
+    uint64_t max;
+    uint32_t highest;
+} Fit;
+
+static void note_highest(int64_t cluster, uint32_t count, void *opaque)
+{
+    Fit *fit = opaque;
+
+    fit->highest = MAX(fit->highest, count);
+}
+
+static bool check_order_fits(Check *check, unsigned order, GError **error)
+{
+    Fit fit = { .max = UINT64_MAX >> (64 - (1u << order)) };
+
+    if (check->walk.result->corruptions > 0) {
+        g_set_error(error, IMGFUSE_ERROR, IMGFUSE_ERROR_CORRUPT,
+                    "the image has %" PRId64 " errors; repair it first",
+                    check->walk.result->corruptions);
+        return false;
+    }
+    qcow2_counts_foreach(check->walk.counts, note_highest, &fit);
+    if (fit.highest > fit.max) {
+        g_set_error(error, IMGFUSE_ERROR, IMGFUSE_ERROR_OPTION,
+                    "refcount_bits=%u has no room for a cluster with %" PRIu32
+                    " references", 1u << order, fit.highest);
+        return false;
+    }
+    return true;
+}
+
+bool qcow2_change_refcount_order(BlockDriverState *bs, unsigned order,
+                                 bool only_try, GError **error)
+{
+    BlockCheckResult result = { 0 };
+    Check check = { .cached_block = -1 };
+    bool ok = look(&check, bs, &result, error) &&
+              check_order_fits(&check, order, error);
+
+    if (ok && !only_try) {
+        check.order = order;
+        check.counts_per_block = check.walk.cluster_bytes * 8 >> order;
+        ok = rebuild_refcounts(&check, error);
+    }
+    check_clear(&check);
+    return ok;
+}
+
 static bool check_node(BlockDriverState *bs, BlockCheckFix fix,
                        BlockCheckResult *result, GError **error)
 {
-    int ret = bs->read_only ? 0 : qcow2_commit_all(bs);
+    /* An image opened though damaged has nothing in memory to write. */
+    int ret = bs->read_only || qcow2_state(bs)->for_check
+                  ? 0 : qcow2_commit_all(bs);
+    bool had_bitmaps, ok;
 
     if (ret < 0) {
         error_set_errno(error, -ret, "cannot write the metadata back");
         return false;
     }
-    return qcow2_check(bs, (Qcow2CheckFix)fix, result, error) &&
-           (!fix || qcow2_reload(bs, error));
+    /* Repairing reads everything anew: bitmaps in memory go to the file. */
+    if (fix && !bs->read_only) {
+        ret = qcow2_bitmaps_store(bs);
+    }
+    if (ret < 0) {
+        error_set_errno(error, -ret, "cannot store the bitmaps");
+        return false;
+    }
+    if (!fix) {
+        return qcow2_check(bs, (Qcow2CheckFix)fix, result, error);
+    }
+    had_bitmaps = qcow2_bitmaps_untrack(bs);
+    ok = qcow2_check(bs, (Qcow2CheckFix)fix, result, error) &&
+         qcow2_reload(bs, error);
+    if (ok && had_bitmaps) {
+        qcow2_bitmaps_track(bs);
+    }
+    return ok;
 }
 
 const BlockCheckOps qcow2_check_ops = {

@@ -3,8 +3,9 @@
  * checking a qcow2 image, and repairing what can be
  *
  * Repaired: leaks, wrong refcounts (in place, or by writing all refcount
- * structures anew), COPIED flags, the dirty and the corrupt bit. Not
- * repaired: pointers to nowhere - nobody knows what they meant.
+ * structures anew), clusters that two active entries name (by copies), COPIED flags, entries of the snapshot table (a snapshot whose L1
+ * table is nowhere goes), the dirty and the corrupt bit. Not repaired:
+ * pointers to nowhere - nobody knows what they meant.
  */
 #ifndef DRIVERS_QCOW2_CHECK_H
 #define DRIVERS_QCOW2_CHECK_H
@@ -29,6 +30,16 @@ typedef BlockCheckResult Qcow2CheckResult;
  */
 bool qcow2_check(BlockDriverState *bs, Qcow2CheckFix fix,
                  Qcow2CheckResult *ret_result, GError **error);
+
+/*
+ * qcow2_change_refcount_order:
+ * Writes all refcounts anew, 1 << @order bits each, behind the end of the
+ * file; then the header names them, with one write: a crash leaves the old or
+ * the new ones. Refused when the image has errors or a count no room; @only_try
+ * tells just that. As for qcow2_check(): nothing dirty, qcow2_reload() after.
+ */
+bool qcow2_change_refcount_order(BlockDriverState *bs, unsigned order,
+                                 bool only_try, GError **error);
 
 /* For the driver's table: commit, qcow2_check, reload. */
 extern const BlockCheckOps qcow2_check_ops;

@@ -23,6 +23,8 @@
 
 #include "block/io/io.h"
 #include "drivers/qcow2/cluster.h"
+#include "drivers/qcow2/data_file.h"
+#include "drivers/qcow2/snapshot.h"
 
 #include <inttypes.h>
 
@@ -141,6 +143,12 @@ static bool walk_refcounts(Qcow2Walk *walk, GError **error)
     for (int64_t i = 0; i < walk->reftable_entries; i++) {
         uint64_t offset = walk->reftable[i] & QCOW2_REFTABLE_OFFSET_MASK;
 
+        if (walk->reftable[i] != offset) {
+            qcow2_walk_corrupt(walk, "entry 0x%" PRIx64 " of the refcount "
+                               "table has bits set that mean nothing",
+                               walk->reftable[i]);
+            walk->refcounts_broken = true;
+        }
         if (!offset) {
             continue;
         }
@@ -222,11 +230,51 @@ static void count_facts(Qcow2Walk *walk, Qcow2ClusterType type, uint64_t entry)
     }
 }
 
-static bool walk_l2_entry(Qcow2Walk *walk, uint64_t entry, uint32_t times,
-                          bool is_active, GError **error)
+/* What the bitmap of an extended entry may say depends on the cluster. */
+static void walk_bitmap(Qcow2Walk *walk, Qcow2ClusterType type,
+                        uint64_t entry, uint64_t bitmap)
 {
-    Qcow2ClusterType type = qcow2_entry_type(entry, walk->header->version);
+    if (type != QCOW2_CLUSTER_INVALID &&
+        !qcow2_bitmap_is_sound(type, bitmap)) {
+        qcow2_walk_corrupt(walk, "L2 entry 0x%" PRIx64 " has the subcluster "
+                           "bitmap 0x%" PRIx64 ", which cannot be", entry,
+                           bitmap);
+    }
+}
 
+/* An entry of an image with a data file, of the guest's @offset. */
+static void check_data_entry(Qcow2Walk *walk, uint64_t entry, uint64_t bitmap,
+                             int64_t offset)
+{
+    uint64_t host_offset = entry & QCOW2_OFFSET_MASK;
+
+    if (entry & QCOW2_L2_COMPRESSED) {
+        qcow2_walk_corrupt(walk, "L2 entry 0x%" PRIx64 " of guest offset 0x%"
+                           PRIx64 " is compressed, in an image with a data "
+                           "file", entry, offset);
+    } else if (host_offset != 0 && host_offset != (uint64_t)offset) {
+        qcow2_walk_corrupt(walk, "L2 entry 0x%" PRIx64 " of guest offset 0x%"
+                           PRIx64 " is for another place of the data file",
+                           entry, offset);
+    } else if (host_offset != 0 || (entry & QCOW2_ENTRY_COPIED)) {
+        walk_bitmap(walk, QCOW2_CLUSTER_NORMAL, entry, bitmap);
+        walk->result->allocated_clusters++;
+        if (walk->next_host_offset && walk->next_host_offset != offset) {
+            walk->result->fragmented_clusters++;
+        }
+        walk->next_host_offset = offset + walk->cluster_bytes;
+    } else {
+        walk_bitmap(walk, QCOW2_CLUSTER_UNALLOCATED, entry, bitmap);
+    }
+}
+
+/* @bitmap is 0 without extended L2 entries. */
+static bool walk_l2_entry(Qcow2Walk *walk, uint64_t entry, uint64_t bitmap,
+                          uint32_t times, bool is_active, GError **error)
+{
+    Qcow2ClusterType type = qcow2_cluster_type(walk->header, entry);
+
+    walk_bitmap(walk, type, entry, bitmap);
     if (is_active) {
         count_facts(walk, type, entry);
     }
@@ -241,16 +289,20 @@ static bool walk_l2_entry(Qcow2Walk *walk, uint64_t entry, uint32_t times,
                            "mean nothing", entry);
         return true;
     case QCOW2_CLUSTER_UNALLOCATED:
+    case QCOW2_CLUSTER_UNALLOCATED_ALLOC: /* of subclusters only */
     case QCOW2_CLUSTER_ZERO_PLAIN:
         break;
     }
     return true;
 }
 
-static bool walk_l2(Qcow2Walk *walk, L2Ref *ref, bool is_active,
+/* @offset: the guest's, of the table's first entry; -1: only snapshots'. */
+static bool walk_l2(Qcow2Walk *walk, L2Ref *ref, int64_t offset,
                     GError **error)
 {
+    bool is_active = offset >= 0;
     int64_t entries = walk->cluster_bytes / 8;
+    unsigned words = qcow2_header_l2_words(walk->header);
     g_autofree uint64_t *table = NULL;
 
     ref->is_walked = true;
@@ -267,9 +319,16 @@ static bool walk_l2(Qcow2Walk *walk, L2Ref *ref, bool is_active,
                      ref->refs - 1, error)) {
         return false;
     }
-    for (int64_t i = 0; i < entries; i++) {
-        if (table[i] && !walk_l2_entry(walk, table[i], ref->refs, is_active,
-                                       error)) {
+    for (int64_t i = 0; i < entries; i += words) {
+        uint64_t bitmap = words > 1 ? table[i + 1] : 0;
+
+        if (is_active && qcow2_has_data_file(qcow2_state(walk->bs))) {
+            /* Nobody counts clusters of the data file. */
+            check_data_entry(walk, table[i], bitmap,
+                             offset + i / words * walk->cluster_bytes);
+        } else if ((table[i] || bitmap) &&
+                   !walk_l2_entry(walk, table[i], bitmap, ref->refs,
+                                  is_active, error)) {
             return false;
         }
     }
@@ -355,45 +414,31 @@ static bool walk_active_l1(Qcow2Walk *walk, GError **error)
 
 /* -- snapshots ----------------------------------------------------------- */
 
-/* One entry at @at of the table; its length goes to *ret_bytes, 0: stop. */
-static bool walk_snapshot(Qcow2Walk *walk, int64_t at, int64_t *l1_budget,
-                          int64_t *ret_bytes, GError **error)
+static bool walk_snapshot_l1(Qcow2Walk *walk, const Qcow2Snapshot *snapshot,
+                             int64_t *l1_budget, GError **error)
 {
-    Qcow2RawSnapshot raw;
     g_autofree uint64_t *l1 = NULL;
-    int64_t entries;
 
-    *ret_bytes = 0;
-    if (!range_within(at, sizeof(raw), walk->file_bytes)) {
-        qcow2_walk_corrupt(walk, "snapshot table ends past the end of the "
-                           "file");
+    if (snapshot->l1_entries * 8 > QCOW2_L1_MAX_BYTES) {
+        qcow2_walk_corrupt(walk, "snapshot '%s' has an L1 table of %" PRId64
+                           " entries", snapshot->info.name,
+                           snapshot->l1_entries);
+        walk->snapshots_broken = true;
         return true;
     }
-    if (!qcow2_walk_read(walk, at, sizeof(raw), &raw, error)) {
-        return false;
-    }
-    entries = be32_get(&raw.l1_size);
-    if (entries * 8 > QCOW2_L1_MAX_BYTES ||
-        be32_get(&raw.extra_data_size) > QCOW2_SNAPSHOT_EXTRA_MAX_BYTES) {
-        qcow2_walk_corrupt(walk, "snapshot at 0x%" PRIx64 " has an L1 table "
-                           "of %" PRId64 " entries and %u extra bytes", at,
-                           entries, be32_get(&raw.extra_data_size));
-        return true;
-    }
-    *l1_budget -= entries;
+    *l1_budget -= snapshot->l1_entries;
     if (*l1_budget < 0) {
         return too_much(error, "time");
     }
-    if (!read_table(walk, "snapshot's L1 table",
-                    be64_get(&raw.l1_table_offset), entries, &l1, error)) {
+    if (!read_table(walk, "snapshot's L1 table", snapshot->l1_offset,
+                    snapshot->l1_entries, &l1, error)) {
         return false;
     }
     if (l1) {
-        note_l1_entries(walk, l1, entries);
+        note_l1_entries(walk, l1, snapshot->l1_entries);
+    } else {
+        walk->snapshots_broken = true;
     }
-    *ret_bytes = align_up(sizeof(raw) + be32_get(&raw.extra_data_size) +
-                          be16_get(&raw.id_size) + be16_get(&raw.name_size),
-                          8);
     return true;
 }
 
@@ -401,7 +446,7 @@ static bool walk_snapshots(Qcow2Walk *walk, GError **error)
 {
     int64_t start = walk->header->snapshots_offset;
     int64_t l1_budget = L1_ENTRIES_MAX;
-    int64_t at = start;
+    int64_t bytes;
 
     if (!walk->header->snapshots) {
         return true;
@@ -409,25 +454,26 @@ static bool walk_snapshots(Qcow2Walk *walk, GError **error)
     if (!table_is_placed(walk, "snapshot table", start, /* bytes= */ 1)) {
         return true;
     }
-    for (uint32_t i = 0; i < walk->header->snapshots; i++) {
-        int64_t bytes;
-
-        if (!walk_snapshot(walk, at, &l1_budget, &bytes, error)) {
+    if (!qcow2_walk_scan_snapshots(walk, &bytes, error)) {
+        return false;
+    }
+    for (guint i = 0; i < walk->snapshots->len; i++) {
+        if (!walk_snapshot_l1(walk, g_ptr_array_index(walk->snapshots, i),
+                              &l1_budget, error)) {
             return false;
         }
-        at += bytes;
-        if (!bytes || at - start > QCOW2_SNAPSHOT_TABLE_MAX_BYTES) {
-            break;
-        }
     }
-    at = MIN(at, align_up(walk->file_bytes, walk->cluster_bytes));
-    return count_range(walk, start, at - start, /* times= */ 1, error);
+    bytes = MIN(bytes, align_up(walk->file_bytes, walk->cluster_bytes) -
+                       start);
+    return count_range(walk, start, bytes, /* times= */ 1, error);
 }
 
 /* -- bitmaps ------------------------------------------------------------- */
 
+/* @entries_left: of all tables together (W2). */
 static bool walk_bitmap_table(Qcow2Walk *walk,
-                              const Qcow2RawBitmapEntry *raw, GError **error)
+                              const Qcow2RawBitmapEntry *raw,
+                              int64_t *entries_left, GError **error)
 {
     int64_t entries = be32_get(&raw->table_entries);
     g_autofree uint64_t *table = NULL;
@@ -437,6 +483,10 @@ static bool walk_bitmap_table(Qcow2Walk *walk,
                            entries);
         return true;
     }
+    *entries_left -= entries;
+    if (*entries_left < 0) {
+        return too_much(error, "bitmap table entries");
+    }
     if (!read_table(walk, "bitmap table", be64_get(&raw->table_offset),
                     entries, &table, error)) {
         return false;
@@ -444,6 +494,11 @@ static bool walk_bitmap_table(Qcow2Walk *walk,
     for (int64_t i = 0; table && i < entries; i++) {
         uint64_t offset = table[i] & QCOW2_OFFSET_MASK;
 
+        if (table[i] & ~(QCOW2_OFFSET_MASK | (offset ? 0 : 1))) {
+            qcow2_walk_corrupt(walk, "bitmap table entry 0x%" PRIx64 " has "
+                               "bits set that mean nothing", table[i]);
+            continue;
+        }
         if (offset && table_is_placed(walk, "bitmap data", offset,
                                       walk->cluster_bytes) &&
             !count_range(walk, offset, walk->cluster_bytes, 1, error)) {
@@ -458,6 +513,7 @@ static bool walk_bitmaps(Qcow2Walk *walk, GError **error)
     const Qcow2Header *header = walk->header;
     int64_t start = header->bitmap_directory_offset;
     int64_t bytes = header->bitmap_directory_bytes;
+    int64_t entries_left = L1_ENTRIES_MAX;
     int64_t at = 0;
     g_autofree uint8_t *directory = NULL;
 
@@ -485,7 +541,7 @@ static bool walk_bitmaps(Qcow2Walk *walk, GError **error)
             break;
         }
         raw = (const Qcow2RawBitmapEntry *)(directory + at);
-        if (!walk_bitmap_table(walk, raw, error)) {
+        if (!walk_bitmap_table(walk, raw, &entries_left, error)) {
             return false;
         }
         at += align_up(sizeof(*raw) + (int64_t)be32_get(&raw->extra_data_size) +
@@ -504,7 +560,8 @@ static bool walk_l2_tables(Qcow2Walk *walk, GError **error)
                                  walk->l1[i] & QCOW2_OFFSET_MASK);
 
         if (ref && !ref->is_walked &&
-            !walk_l2(walk, ref, /* is_active= */ true, error)) {
+            !walk_l2(walk, ref, i * walk->cluster_bytes / 8 *
+                                walk->cluster_bytes, error)) {
             return false;
         }
     }
@@ -512,11 +569,21 @@ static bool walk_l2_tables(Qcow2Walk *walk, GError **error)
         L2Ref *ref = &g_array_index(walk->l2_refs, L2Ref, i);
 
         if (!ref->is_walked &&
-            !walk_l2(walk, ref, /* is_active= */ false, error)) {
+            !walk_l2(walk, ref, /* offset= */ -1, error)) {
             return false;
         }
     }
     return true;
+}
+
+/* The header's place was checked when it was loaded. */
+static bool walk_crypto(Qcow2Walk *walk, GError **error)
+{
+    const Qcow2Header *header = walk->header;
+
+    return header->crypto_bytes == 0 ||
+           count_range(walk, header->crypto_offset, header->crypto_bytes,
+                       /* times= */ 1, error);
 }
 
 bool qcow2_walk(Qcow2Walk *walk, GError **error)
@@ -536,7 +603,7 @@ bool qcow2_walk(Qcow2Walk *walk, GError **error)
     /* The first cluster is the header's. */
     return count_range(walk, 0, walk->cluster_bytes, /* times= */ 1, error) &&
            walk_refcounts(walk, error) && walk_active_l1(walk, error) &&
-           walk_snapshots(walk, error) && walk_bitmaps(walk, error) &&
+           walk_snapshots(walk, error) && walk_bitmaps(walk, error) && walk_crypto(walk, error) &&
            walk_l2_tables(walk, error);
 }
 
@@ -545,6 +612,7 @@ void qcow2_walk_clear(Qcow2Walk *walk)
     qcow2_counts_free(walk->counts);
     g_free(walk->l1);
     g_free(walk->reftable);
+    g_clear_pointer(&walk->snapshots, g_ptr_array_unref);
     if (walk->l2_refs) {
         g_array_free(walk->l2_refs, /* free_segment= */ TRUE);
     }

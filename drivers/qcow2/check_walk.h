@@ -40,6 +40,8 @@ typedef struct Qcow2Walk {
     int64_t reftable_entries;
     /* The refcount structures cannot be repaired in place. */
     bool refcounts_broken;
+    GPtrArray *snapshots;  /* of Qcow2Snapshot, as far as they can be told */
+    bool snapshots_broken; /* their table on disk says something else */
     GArray *l2_refs; /* the walk's own: L2 tables met */
     int64_t next_host_offset; /* of a mapping without fragments */
 } Qcow2Walk;
@@ -59,6 +61,30 @@ void qcow2_walk_clear(Qcow2Walk *walk);
  */
 bool qcow2_walk_read(Qcow2Walk *walk, int64_t host_offset, int64_t bytes,
                      void *buffer, GError **error);
+
+/*
+ * qcow2_walk_scan_snapshots:
+ * Fills walk->snapshots from the table, which starts in the file; faults are
+ * reported. @ret_bytes: the length of the table. For qcow2_walk().
+ */
+bool qcow2_walk_scan_snapshots(Qcow2Walk *walk, int64_t *ret_bytes,
+                               GError **error);
+
+/*
+ * qcow2_walk_mend_snapshots:
+ * Writes walk->snapshots, but for those whose L1 table is nowhere, as a new
+ * table behind the end of the file, and has the header point at it. Refcounts
+ * are the caller's; what the walk knows is wrong afterwards.
+ */
+bool qcow2_walk_mend_snapshots(Qcow2Walk *walk, GError **error);
+
+/*
+ * qcow2_walk_unshare:
+ * What the active tables name twice is copied behind the end of the file, so
+ * that each entry has its own. The content stays. *ret_changed: there was
+ * such a thing; what the walk knows is wrong then, refcounts are the caller's.
+ */
+bool qcow2_walk_unshare(Qcow2Walk *walk, bool *ret_changed, GError **error);
 
 /* One more corruption, with a line that says what. */
 #define qcow2_walk_corrupt(walk, ...)                     \

@@ -1,28 +1,29 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * guest ranges -> runs of clusters, and the changes of that mapping
+ * changes of the mapping by writes: allocation and copy-on-write
  *
- * Reading: map a run inside an epoch, move its data, leave the epoch.
- *
- * Writing where nothing can be overwritten in place:
+ * Looking a mapping up and reading through it is map.c's, zeroing and
+ * discarding clear.c's. Writing where nothing can be overwritten in place:
  *
  *   lock:    own slice of the L2 table, take host clusters, register in flight
  *   no lock: read what the write leaves of the old content, write all at once
  *   lock:    publish the entries, drop what they replaced, wake who waits
  *
  * Always true:
- *  C1  entries of guest clusters in flight change by their owner only (Q4);
+ *  C1  guest subclusters in flight change by their owner only (Q4): a write
+ *      on new clusters holds whole clusters, one into its own host cluster
+ *      the subclusters that it fills;
  *  C2  the slice of an allocation in flight is pinned;
  *  C3  clusters of a failed allocation were never published: free at once.
  *
- * Locking: qcow2_map and qcow2_read take none but for a missing slice; the
- * others take q->lock and never hold it across data I/O.
+ * Locking: all entry points take q->lock and never hold it across data I/O.
  */
 #include "drivers/qcow2/cluster.h"
 
 #include "block/io/io.h"
 #include "block/rt/buffer_pool.h"
-#include "drivers/qcow2/compress.h"
+#include "drivers/qcow2/data_file.h"
+#include "drivers/qcow2/data_io.h"
 #include "drivers/qcow2/overlap.h"
 #include "drivers/qcow2/packing.h"
 
@@ -34,249 +35,23 @@
 static const uint8_t zero_buffer[ZERO_BUFFER_BYTES]
     __attribute__((aligned(4096)));
 
-/* -- mapping -------------------------------------------------------------- */
-
-Qcow2ClusterType qcow2_entry_type(uint64_t entry, unsigned version)
-{
-    if (entry & QCOW2_L2_COMPRESSED) {
-        return QCOW2_CLUSTER_COMPRESSED;
-    }
-    if ((entry & QCOW2_L2_RESERVED) ||
-        ((entry & QCOW2_L2_ZERO) && version < 3)) {
-        return QCOW2_CLUSTER_INVALID;
-    }
-    if (entry & QCOW2_L2_ZERO) {
-        return entry & QCOW2_OFFSET_MASK ? QCOW2_CLUSTER_ZERO_ALLOC
-                                         : QCOW2_CLUSTER_ZERO_PLAIN;
-    }
-    return entry & QCOW2_OFFSET_MASK ? QCOW2_CLUSTER_NORMAL
-                                     : QCOW2_CLUSTER_UNALLOCATED;
-}
-
-/* The type, where an offset that no cluster can have is INVALID, too. */
-static Qcow2ClusterType checked_type(const Qcow2State *q, uint64_t entry)
-{
-    Qcow2ClusterType type = qcow2_entry_type(entry, q->header.version);
-
-    if ((type == QCOW2_CLUSTER_NORMAL || type == QCOW2_CLUSTER_ZERO_ALLOC) &&
-        qcow2_in_cluster(q, entry & QCOW2_OFFSET_MASK) != 0) {
-        return QCOW2_CLUSTER_INVALID;
-    }
-    return type;
-}
-
-static bool has_host_cluster(Qcow2ClusterType type)
-{
-    return type == QCOW2_CLUSTER_NORMAL || type == QCOW2_CLUSTER_ZERO_ALLOC;
-}
-
-/*
- * How many of at most @limit clusters from @position on continue @first: the
- * next entry is the same word, one cluster further if it has an offset. Goes
- * on in slices that are in memory.
- */
-static int64_t count_run(const BlockDriverState *bs, Qcow2L2Position position,
-                         const Qcow2Slice *slice, uint64_t first,
-                         int64_t step, int64_t limit)
-{
-    const Qcow2L2Cache *cache = &qcow2_state(bs)->l2;
-    unsigned entries = 1u << cache->slice_bits;
-    uint64_t expected = first;
-    int64_t count = 0;
-
-    while (count < limit) {
-        if (position.entry == entries) {
-            position.entry = 0;
-            if (++position.slice == cache->slices_per_table) {
-                break;
-            }
-            slice = qcow2_l2_peek(bs, position);
-            if (!slice) {
-                break;
-            }
-        }
-        if (qcow2_l2_get(slice, position.entry) != expected) {
-            break;
-        }
-        expected += step;
-        position.entry++;
-        count++;
-    }
-    return count;
-}
-
-/* Fills in a run that @entry starts. -EIO when it cannot be in the file. */
-static int map_entry(BlockDriverState *bs, Qcow2L2Position position,
-                     const Qcow2Slice *slice, int64_t in_cluster,
-                     int64_t bytes, Qcow2Run *run)
-{
-    Qcow2State *q = qcow2_state(bs);
-    uint64_t entry = qcow2_l2_get(slice, position.entry);
-    int64_t limit = (in_cluster + bytes + q->cluster_bytes - 1) >>
-                    q->cluster_bits;
-    int64_t step = 0;
-
-    run->l2_entry = entry;
-    run->type = checked_type(q, entry);
-    run->copied = entry & QCOW2_ENTRY_COPIED;
-    if (run->type == QCOW2_CLUSTER_INVALID) {
-        g_debug("%s: damaged L2 entry 0x%" PRIx64, bdrv_name(bs), entry);
-        return -EIO;
-    }
-    if (run->type == QCOW2_CLUSTER_COMPRESSED) {
-        run->bytes = MIN(bytes, q->cluster_bytes - in_cluster);
-        return 0;
-    }
-    if (has_host_cluster(run->type)) {
-        int64_t host_offset = entry & QCOW2_OFFSET_MASK;
-        int64_t room = qcow2_file_length(q) - host_offset;
-
-        /* Each cluster of the run has to start inside the file. */
-        if (room <= 0) {
-            g_debug("%s: L2 entry 0x%" PRIx64 " points past the end of the "
-                    "file", bdrv_name(bs), entry);
-            return -EIO;
-        }
-        limit = MIN(limit, (room + q->cluster_bytes - 1) >> q->cluster_bits);
-        step = q->cluster_bytes;
-        run->host_offset = host_offset + in_cluster;
-    }
-    limit = count_run(bs, position, slice, entry, step, limit);
-    /* The first entry may have changed since: the rest follows, later. */
-    limit = MAX(limit, 1);
-    run->bytes = MIN(bytes, (limit << q->cluster_bits) - in_cluster);
-    return 0;
-}
-
-int coroutine_fn qcow2_map(BlockDriverState *bs, int64_t offset,
-                           int64_t bytes, Qcow2Run *ret_run)
-{
-    Qcow2State *q = qcow2_state(bs);
-    Qcow2L2Position position = qcow2_l2_position(bs, offset);
-    Qcow2Slice *slice = qcow2_l2_peek(bs, position);
-
-    if (!slice) {
-        int ret = qcow2_l2_lookup(bs, position, &slice);
-
-        if (ret < 0) {
-            return ret;
-        }
-    }
-    if (!slice) {
-        int64_t reach = q->cluster_bytes << q->l2_bits;
-
-        *ret_run = (Qcow2Run){
-            .type = QCOW2_CLUSTER_UNALLOCATED,
-            .bytes = MIN(bytes, reach - (offset & (reach - 1))),
-        };
-        return 0;
-    }
-    return map_entry(bs, position, slice, qcow2_in_cluster(q, offset), bytes,
-                     ret_run);
-}
-
-/* -- reading -------------------------------------------------------------- */
-
-static int coroutine_fn read_backing(BlockDriverState *bs, int64_t offset,
-                                     int64_t bytes, IoVec *iov,
-                                     size_t iov_offset)
-{
-    int64_t there = 0;
-
-    if (bs->backing) {
-        int64_t length = bdrv_node_length(bs->backing->bs);
-
-        there = CLAMP(length - offset, 0, bytes);
-    }
-    if (there < bytes) {
-        iovec_memset(iov, iov_offset + there, 0, bytes - there);
-    }
-    bdrv_debug_event(bs->file, BLOCK_DEBUG_READ_BACKING_AIO);
-    return there ? bdrv_co_preadv(bs->backing, offset, there, iov, iov_offset,
-                                  0)
-                 : 0;
-}
-
-/* The last cluster of the file may be cut off: what is missing reads zeros. */
-static int coroutine_fn read_normal(BlockDriverState *bs, const Qcow2Run *run,
-                                    IoVec *iov, size_t iov_offset)
-{
-    int64_t length = qcow2_file_length(qcow2_state(bs));
-    int64_t there = CLAMP(length - run->host_offset, 0, run->bytes);
-
-    if (there < run->bytes) {
-        iovec_memset(iov, iov_offset + there, 0, run->bytes - there);
-    }
-    bdrv_debug_event(bs->file, BLOCK_DEBUG_READ_AIO);
-    return there ? bdrv_co_preadv(bs->file, run->host_offset, there, iov,
-                                  iov_offset, 0)
-                 : 0;
-}
-
-static int coroutine_fn read_run(BlockDriverState *bs, const Qcow2Run *run,
-                                 int64_t offset, IoVec *iov,
-                                 size_t iov_offset)
-{
-    Qcow2State *q = qcow2_state(bs);
-
-    switch (run->type) {
-    case QCOW2_CLUSTER_NORMAL:
-        return read_normal(bs, run, iov, iov_offset);
-    case QCOW2_CLUSTER_UNALLOCATED:
-        return read_backing(bs, offset, run->bytes, iov, iov_offset);
-    case QCOW2_CLUSTER_COMPRESSED:
-        return qcow2_inflater_co_read(q->inflater, bs->file,
-                                      qcow2_file_length(q), run->l2_entry,
-                                      qcow2_in_cluster(q, offset), run->bytes,
-                                      iov, iov_offset);
-    default:
-        iovec_memset(iov, iov_offset, 0, run->bytes);
-        return 0;
-    }
-}
-
-int coroutine_fn qcow2_read(BlockDriverState *bs, int64_t offset,
-                            int64_t bytes, IoVec *iov, size_t iov_offset)
-{
-    Qcow2State *q = qcow2_state(bs);
-
-    while (bytes > 0) {
-        unsigned side = qcow2_epoch_enter(q->epoch);
-        Qcow2Run run;
-        int ret = qcow2_map(bs, offset, bytes, &run);
-
-        if (ret >= 0) {
-            ret = read_run(bs, &run, offset, iov, iov_offset);
-        }
-        qcow2_epoch_leave(q->epoch, side);
-        if (ret < 0) {
-            return ret;
-        }
-        offset += run.bytes;
-        iov_offset += run.bytes;
-        bytes -= run.bytes;
-    }
-    return 0;
-}
-
 /* -- allocations in flight ------------------------------------------------ */
 
 /*
- * Cuts [first, first + *clusters) off before the next allocation in flight;
- * false when @first itself is in flight. Lock held.
+ * Cuts [offset, offset + *bytes) off before the next allocation in flight, to
+ * whole units; false when nothing is left. Lock held.
  */
-static bool clip_to_in_flight(const Qcow2State *q, int64_t first,
-                              int64_t *clusters)
+static bool clip_to_in_flight(const Qcow2State *q, int64_t offset,
+                              int64_t unit, int64_t *bytes)
 {
     for (Qcow2InFlight *i = q->in_flight; i; i = i->next) {
-        if (!ranges_overlap(i->first_cluster, i->clusters, first,
-                            *clusters)) {
+        if (!ranges_overlap(i->offset, i->bytes, offset, *bytes)) {
             continue;
         }
-        if (i->first_cluster <= first) {
+        *bytes = align_down(MAX(i->offset - offset, 0), unit);
+        if (*bytes == 0) {
             return false;
         }
-        *clusters = i->first_cluster - first;
     }
     return true;
 }
@@ -300,25 +75,28 @@ static void in_flight_remove(Qcow2State *q, Qcow2InFlight *entry)
     co_queue_wake_all(&q->in_flight_queue);
 }
 
-/*
- * Waits until no allocation holds the first cluster and pins the slice that
- * maps it, of a table of our own. *clusters is clipped to the slice and to
- * what is in flight behind. Lock held; may be dropped on the way.
- */
-static int coroutine_fn own_slice(BlockDriverState *bs,
-                                  Qcow2L2Position position, int64_t first,
-                                  int64_t *clusters, Qcow2Slice **ret_slice)
+/* Bytes from guest @offset to the end of what its slice maps. */
+static int64_t slice_room(const Qcow2State *q, int64_t offset)
+{
+    int64_t reach = q->cluster_bytes << q->l2.slice_bits;
+
+    return reach - (offset & (reach - 1));
+}
+
+int coroutine_fn qcow2_own_range(BlockDriverState *bs, int64_t offset,
+                                 int64_t unit, int64_t *bytes,
+                                 Qcow2Slice **ret_slice)
 {
     Qcow2State *q = qcow2_state(bs);
-    int64_t room = ((int64_t)1 << q->l2.slice_bits) - position.entry;
-    int64_t wanted = MIN(*clusters, room);
+    Qcow2L2Position position = qcow2_l2_position(bs, offset);
+    int64_t wanted = MIN(*bytes, slice_room(q, offset));
 
     for (;;) {
         bool dropped;
         int ret;
 
-        *clusters = wanted;
-        if (!clip_to_in_flight(q, first, clusters)) {
+        *bytes = wanted;
+        if (!clip_to_in_flight(q, offset, unit, bytes)) {
             co_queue_wait(&q->in_flight_queue, &q->lock);
             continue;
         }
@@ -341,14 +119,27 @@ typedef struct Allocation {
     size_t iov_offset;
     Qcow2L2Position position;
     Qcow2Slice *slice;
+    int64_t clusters;    /* that the write touches */
     int64_t host_offset; /* of the first cluster */
-    bool is_reused;      /* our own clusters, marked as zeros until now */
+    bool is_reused;      /* our own clusters: subclusters of them are filled */
     bool is_fresh;       /* the file reads zeros there */
     bool met_damage;     /* an entry to replace points at metadata */
     Qcow2InFlight in_flight;
     void *buffer[2]; /* head and tail, when old content is kept */
     int64_t buffer_bytes[2];
 } Allocation;
+
+static Qcow2L2Entry entry_of(const Allocation *a, int64_t cluster)
+{
+    return qcow2_l2_get(a->slice, a->position.entry + (unsigned)cluster);
+}
+
+/* Has the entry a host cluster that nobody else has? */
+static bool is_own(const Qcow2State *q, Qcow2L2Entry entry)
+{
+    return (entry.word & QCOW2_ENTRY_COPIED) &&
+           qcow2_has_host_cluster(qcow2_subcluster_type(q, entry, 0));
+}
 
 /* Clusters from the first that can be written to the same way. */
 static int64_t count_alike(const Qcow2State *q, const Allocation *a,
@@ -357,14 +148,13 @@ static int64_t count_alike(const Qcow2State *q, const Allocation *a,
     int64_t count = 1;
 
     for (; count < limit; count++) {
-        uint64_t entry =
-            qcow2_l2_get(a->slice, a->position.entry + (unsigned)count);
-        Qcow2ClusterType type = checked_type(q, entry);
+        Qcow2L2Entry entry = entry_of(a, count);
 
-        if (a->is_reused ? entry != first + (count << q->cluster_bits)
-                         : (has_host_cluster(type) &&
-                            (entry & QCOW2_ENTRY_COPIED)) ||
-                               type == QCOW2_CLUSTER_INVALID) {
+        if (a->is_reused ? entry.word != first + (count << q->cluster_bits)
+                         : is_own(q, entry)) {
+            break;
+        }
+        if (qcow2_subcluster_type(q, entry, 0) == QCOW2_CLUSTER_INVALID) {
             break;
         }
     }
@@ -378,9 +168,7 @@ static int64_t count_alike(const Qcow2State *q, const Allocation *a,
 static int coroutine_fn clip_to_sound(Allocation *a, int64_t *clusters)
 {
     for (int64_t i = 0; i < *clusters; i++) {
-        int ret = qcow2_overlap_check_entry(
-            a->bs,
-            qcow2_l2_get(a->slice, a->position.entry + (unsigned)i));
+        int ret = qcow2_overlap_check_entry(a->bs, entry_of(a, i).word);
 
         if (ret < 0 && i == 0) {
             a->met_damage = ret == -EUCLEAN;
@@ -394,59 +182,147 @@ static int coroutine_fn clip_to_sound(Allocation *a, int64_t *clusters)
 }
 
 /*
- * Takes clusters for the start of the write. 1: go on, 0: it may be written
- * in place by now, or -errno. Lock held.
+ * Chooses where the start of the write goes, and clips it to what can go there
+ * at once. 1: go on, 0: it may be written in place by now, -EAGAIN: wait for
+ * an allocation in flight, or another -errno. Lock held, slice pinned.
  */
+static int coroutine_fn choose_clusters(Allocation *a)
+{
+    Qcow2State *q = qcow2_state(a->bs);
+    Qcow2L2Entry entry = entry_of(a, 0);
+    unsigned index = qcow2_subcluster_index(q, a->offset);
+    Qcow2ClusterType type = qcow2_subcluster_type(q, entry, index);
+    int64_t unit, start, bytes;
+    int ret;
+
+    if (type == QCOW2_CLUSTER_INVALID) {
+        return -EIO;
+    }
+    if (type == QCOW2_CLUSTER_NORMAL && (entry.word & QCOW2_ENTRY_COPIED)) {
+        return 0;
+    }
+    a->host_offset = entry.word & QCOW2_OFFSET_MASK;
+    a->is_reused = is_own(q, entry) && a->host_offset < qcow2_data_length(q);
+    /* On new clusters all of the entry changes, else subclusters of it. */
+    unit = a->is_reused ? q->subcluster_bytes : q->cluster_bytes;
+    start = align_down(a->offset, unit);
+    bytes = MIN(align_up(a->offset + a->bytes, unit) - start,
+                slice_room(q, start));
+    if (!clip_to_in_flight(q, start, unit, &bytes)) {
+        return -EAGAIN;
+    }
+    a->clusters = (qcow2_in_cluster(q, start) + bytes + q->cluster_bytes - 1)
+                  >> q->cluster_bits;
+    a->clusters = count_alike(q, a, entry.word, a->clusters);
+    ret = clip_to_sound(a, &a->clusters);
+    if (ret < 0) {
+        return ret;
+    }
+    a->in_flight.offset = start;
+    a->in_flight.bytes = MIN(bytes, (a->clusters << q->cluster_bits) -
+                                        qcow2_in_cluster(q, start));
+    return 1;
+}
+
+/* New host clusters for those of the guest. Lock held. */
+static int coroutine_fn take_new_clusters(Allocation *a)
+{
+    Qcow2State *q = qcow2_state(a->bs);
+    int64_t fresh = q->fresh_offset;
+    int ret = 0;
+
+    if (qcow2_has_data_file(q)) {
+        /* Each guest cluster has a place of its own, free or not. */
+        a->host_offset = a->in_flight.offset;
+        fresh = qcow2_data_length(q);
+    } else {
+        ret = qcow2_alloc_clusters(a->bs, a->clusters, /* needed= */ 1,
+                                   &a->host_offset, &a->clusters);
+    }
+    a->is_fresh = ret >= 0 && a->host_offset >= fresh;
+    a->in_flight.bytes = a->clusters << q->cluster_bits;
+    return ret;
+}
+
+/* What was chosen becomes ours. 1 or -errno. Lock held. */
+static int coroutine_fn take_clusters(Allocation *a)
+{
+    int ret = a->is_reused ? 0 : take_new_clusters(a);
+    int64_t end = a->in_flight.offset + a->in_flight.bytes;
+
+    if (ret < 0) {
+        return ret;
+    }
+    a->bytes = MIN(a->bytes, end - a->offset);
+    in_flight_add(qcow2_state(a->bs), &a->in_flight);
+    return 1;
+}
+
+/* 1: go on, 0: it may be written in place by now, or -errno. Lock held. */
 static int coroutine_fn begin_allocation(Allocation *a)
 {
     BlockDriverState *bs = a->bs;
     Qcow2State *q = qcow2_state(bs);
-    int64_t in_cluster = qcow2_in_cluster(q, a->offset);
-    int64_t first = a->offset >> q->cluster_bits;
-    int64_t clusters = (in_cluster + a->bytes + q->cluster_bytes - 1) >>
-                       q->cluster_bits;
-    int64_t fresh;
-    uint64_t entry;
-    Qcow2ClusterType type;
+    bool dropped;
     int ret;
 
     a->position = qcow2_l2_position(bs, a->offset);
-    ret = own_slice(bs, a->position, first, &clusters, &a->slice);
-    if (ret < 0) {
-        return ret;
-    }
-    entry = qcow2_l2_get(a->slice, a->position.entry);
-    type = checked_type(q, entry);
-    if (type == QCOW2_CLUSTER_INVALID ||
-        (type == QCOW2_CLUSTER_NORMAL && (entry & QCOW2_ENTRY_COPIED))) {
+    for (;;) {
+        ret = qcow2_l2_get_for_write(bs, a->position, &a->slice, &dropped);
+        if (ret < 0) {
+            return ret;
+        }
+        ret = choose_clusters(a);
+        if (ret > 0) {
+            ret = take_clusters(a);
+        }
+        if (ret > 0) {
+            return ret;
+        }
         qcow2_l2_unpin(bs, a->slice);
-        return type == QCOW2_CLUSTER_INVALID ? -EIO : 0;
+        if (ret != -EAGAIN) {
+            return ret;
+        }
+        co_queue_wait(&q->in_flight_queue, &q->lock);
     }
-    a->host_offset = entry & QCOW2_OFFSET_MASK;
-    a->is_reused = type == QCOW2_CLUSTER_ZERO_ALLOC &&
-                   (entry & QCOW2_ENTRY_COPIED) &&
-                   a->host_offset < qcow2_file_length(q);
-    clusters = count_alike(q, a, entry, clusters);
-    ret = clip_to_sound(a, &clusters);
-    if (ret < 0) {
-        qcow2_l2_unpin(bs, a->slice);
-        return ret;
+}
+
+/* The subclusters of the @i-th cluster that the guest's data touches. */
+static void touched_subclusters(const Allocation *a, int64_t i,
+                                unsigned *ret_first, unsigned *ret_last)
+{
+    const Qcow2State *q = qcow2_state(a->bs);
+    int64_t start = align_down(a->offset, q->cluster_bytes) +
+                    (i << q->cluster_bits);
+    int64_t last = a->offset + a->bytes - 1;
+
+    *ret_first = a->offset > start ? qcow2_subcluster_index(q, a->offset) : 0;
+    *ret_last = last < start + q->cluster_bytes
+                    ? qcow2_subcluster_index(q, last)
+                    : q->subclusters - 1;
+}
+
+/* The entry of the @i-th cluster, @old until now, when the data is there. */
+static Qcow2L2Entry written_entry(const Allocation *a, int64_t i,
+                                  Qcow2L2Entry old)
+{
+    const Qcow2State *q = qcow2_state(a->bs);
+    int64_t host_offset = a->host_offset + (i << q->cluster_bits);
+    Qcow2L2Entry entry = { (uint64_t)host_offset | QCOW2_ENTRY_COPIED, 0 };
+    unsigned first, last;
+    uint64_t touched;
+
+    if (q->subclusters == 1) {
+        return entry;
     }
-    if (!a->is_reused) {
-        fresh = q->fresh_offset;
-        ret = qcow2_alloc_clusters(bs, clusters, /* needed= */ 1,
-                                   &a->host_offset, &clusters);
-        a->is_fresh = ret >= 0 && a->host_offset >= fresh;
+    if (old.word & QCOW2_L2_COMPRESSED) {
+        entry.bitmap = QCOW2_BITMAP_ALL_ALLOC;
+        return entry;
     }
-    if (ret < 0) {
-        qcow2_l2_unpin(bs, a->slice);
-        return ret;
-    }
-    a->bytes = MIN(a->bytes, (clusters << q->cluster_bits) - in_cluster);
-    a->in_flight.first_cluster = first;
-    a->in_flight.clusters = clusters;
-    in_flight_add(q, &a->in_flight);
-    return 1;
+    touched_subclusters(a, i, &first, &last);
+    touched = qcow2_bitmap_range(first, last - first + 1);
+    entry.bitmap = (old.bitmap | touched) & ~(touched << 32);
+    return entry;
 }
 
 /* Publishes or takes back, by @ret. Lock held. */
@@ -454,20 +330,17 @@ static void coroutine_fn end_allocation(Allocation *a, int ret)
 {
     BlockDriverState *bs = a->bs;
     Qcow2State *q = qcow2_state(bs);
-    int64_t clusters = a->in_flight.clusters;
 
-    if (ret < 0 && !a->is_reused) {
-        qcow2_unalloc_clusters(bs, a->host_offset, clusters);
+    if (ret < 0 && !a->is_reused && !qcow2_has_data_file(q)) {
+        qcow2_unalloc_clusters(bs, a->host_offset, a->clusters);
     }
-    for (int64_t i = 0; ret >= 0 && i < clusters; i++) {
-        unsigned at = a->position.entry + (unsigned)i;
-        uint64_t old = qcow2_l2_get(a->slice, at);
-        int64_t host_offset = a->host_offset + (i << q->cluster_bits);
+    for (int64_t i = 0; ret >= 0 && i < a->clusters; i++) {
+        Qcow2L2Entry old = entry_of(a, i);
 
-        qcow2_l2_set(bs, a->slice, at,
-                     (uint64_t)host_offset | QCOW2_ENTRY_COPIED);
+        qcow2_l2_set(bs, a->slice, a->position.entry + (unsigned)i,
+                     written_entry(a, i, old));
         if (!a->is_reused) {
-            qcow2_quarantine_add_entry(bs, old);
+            qcow2_quarantine_add_entry(bs, old.word);
         }
         q->allocated_since_barrier = true;
     }
@@ -475,17 +348,71 @@ static void coroutine_fn end_allocation(Allocation *a, int ret)
     in_flight_remove(q, &a->in_flight);
 }
 
-/* Does the guest see zeros in a cluster with this entry, at @offset? */
-static bool reads_zeros(const BlockDriverState *bs, uint64_t entry,
-                        int64_t offset)
-{
-    Qcow2ClusterType type =
-        qcow2_entry_type(entry, qcow2_state(bs)->header.version);
+/* -- old content that a write keeps --------------------------------------- */
 
-    return type == QCOW2_CLUSTER_ZERO_PLAIN ||
-           type == QCOW2_CLUSTER_ZERO_ALLOC ||
-           (type == QCOW2_CLUSTER_UNALLOCATED &&
-            (!bs->backing || offset >= bdrv_node_length(bs->backing->bs)));
+/* Does the guest see zeros in [@offset, + @bytes), a part of one cluster? */
+static bool reads_zeros(const BlockDriverState *bs, Qcow2L2Entry entry,
+                        int64_t offset, int64_t bytes)
+{
+    const Qcow2State *q = qcow2_state(bs);
+    unsigned last = qcow2_subcluster_index(q, offset + bytes - 1);
+    bool backing_ends =
+        !bs->backing || offset >= bdrv_node_length(bs->backing->bs);
+
+    for (unsigned i = qcow2_subcluster_index(q, offset); i <= last;
+         i += qcow2_subcluster_run(q, entry, i)) {
+        Qcow2ClusterType type = qcow2_subcluster_type(q, entry, i);
+        bool is_unallocated = type == QCOW2_CLUSTER_UNALLOCATED ||
+                              type == QCOW2_CLUSTER_UNALLOCATED_ALLOC;
+
+        if (type != QCOW2_CLUSTER_ZERO_PLAIN &&
+            type != QCOW2_CLUSTER_ZERO_ALLOC &&
+            !(is_unallocated && backing_ends)) {
+            return false;
+        }
+    }
+    return true;
+}
+
+/*
+ * Bytes of old content before the guest's data: what the first touched
+ * subcluster lacks and, on a new cluster, all back to the first allocated
+ * one, since the old cluster goes.
+ */
+static int64_t head_bytes(const Allocation *a)
+{
+    const Qcow2State *q = qcow2_state(a->bs);
+    Qcow2L2Entry entry = entry_of(a, 0);
+    unsigned first = qcow2_subcluster_index(q, a->offset);
+    uint32_t allocated = entry.word & QCOW2_L2_COMPRESSED
+                             ? UINT32_MAX : (uint32_t)entry.bitmap;
+
+    if (!a->is_reused && allocated != 0) {
+        first = MIN(first, (unsigned)__builtin_ctz(allocated));
+    }
+    return qcow2_in_cluster(q, a->offset) -
+           ((int64_t)first << q->subcluster_bits);
+}
+
+/* The same behind it. What can be written in place is left alone. */
+static int64_t tail_bytes(const Allocation *a)
+{
+    const Qcow2State *q = qcow2_state(a->bs);
+    Qcow2L2Entry entry = entry_of(a, a->clusters - 1);
+    int64_t last_byte = a->offset + a->bytes - 1;
+    unsigned last = qcow2_subcluster_index(q, last_byte);
+    uint32_t allocated = entry.word & QCOW2_L2_COMPRESSED
+                             ? UINT32_MAX : (uint32_t)entry.bitmap;
+
+    if (a->is_reused &&
+        qcow2_subcluster_type(q, entry, last) == QCOW2_CLUSTER_NORMAL) {
+        return 0;
+    }
+    if (!a->is_reused && allocated != 0 && q->subclusters > 1) {
+        last = MAX(last, 31 - (unsigned)__builtin_clz(allocated));
+    }
+    return ((int64_t)(last + 1) << q->subcluster_bits) - 1 -
+           qcow2_in_cluster(q, last_byte);
 }
 
 static void add_zeros(IoVec *vec, int64_t bytes)
@@ -509,18 +436,16 @@ static int coroutine_fn add_old_content(Allocation *a, int which,
     BlockDriverState *bs = a->bs;
     Qcow2State *q = qcow2_state(bs);
     int64_t cluster = (offset >> q->cluster_bits) -
-                      a->in_flight.first_cluster;
-    uint64_t entry;
+                      (a->offset >> q->cluster_bits);
     IoVec old;
 
     *ret_skipped = false;
     if (bytes == 0) {
         return 0;
     }
-    entry = qcow2_l2_get(a->slice, a->position.entry + (unsigned)cluster);
-    if (reads_zeros(bs, entry, offset)) {
-        *ret_skipped = a->is_fresh;
-        if (!a->is_fresh) {
+    if (reads_zeros(bs, entry_of(a, cluster), offset, bytes)) {
+        *ret_skipped = a->is_fresh && qcow2_data_reads_zeros_unwritten(bs);
+        if (!*ret_skipped) {
             add_zeros(vec, bytes);
         }
         return 0;
@@ -539,26 +464,28 @@ static int coroutine_fn add_old_content(Allocation *a, int which,
 /* Head, data and tail in one write. No lock. */
 static int coroutine_fn write_clusters(Allocation *a)
 {
-    Qcow2State *q = qcow2_state(a->bs);
-    int64_t head = qcow2_in_cluster(q, a->offset);
+    const Qcow2State *q = qcow2_state(a->bs);
+    int64_t head = head_bytes(a);
+    int64_t tail = tail_bytes(a);
     int64_t end = a->offset + a->bytes;
-    int64_t tail = (a->in_flight.clusters << q->cluster_bits) - head -
-                   a->bytes;
-    int64_t host_offset = a->host_offset;
+    int64_t start = a->offset;
     bool skipped;
     IoVec vec;
     int ret;
 
     iovec_init(&vec);
     ret = add_old_content(a, 0, a->offset - head, head, &vec, &skipped);
-    host_offset += skipped ? head : 0;
+    start -= skipped ? 0 : head;
     iovec_add_slice(&vec, a->iov, a->iov_offset, a->bytes);
     if (ret >= 0) {
         ret = add_old_content(a, 1, end, tail, &vec, &skipped);
     }
     if (ret >= 0) {
-        bdrv_debug_event(a->bs->file, BLOCK_DEBUG_WRITE_AIO);
-        ret = bdrv_co_pwritev(a->bs->file, host_offset, vec.size, &vec, 0, 0);
+        ret = qcow2_data_co_pwritev(a->bs,
+                                    a->host_offset + start -
+                                        align_down(a->offset,
+                                                   q->cluster_bytes),
+                                    start, vec.size, &vec, 0);
     }
     iovec_destroy(&vec);
     buffer_pool_put(a->buffer[0], a->buffer_bytes[0]);
@@ -618,21 +545,22 @@ static int coroutine_fn begin_compressed(Allocation *a)
 {
     BlockDriverState *bs = a->bs;
     Qcow2State *q = qcow2_state(bs);
-    int64_t first = a->offset >> q->cluster_bits;
-    int64_t clusters = 1;
+    int64_t whole = q->cluster_bytes;
     int ret;
 
     a->position = qcow2_l2_position(bs, a->offset);
-    ret = own_slice(bs, a->position, first, &clusters, &a->slice);
+    a->clusters = 1;
+    ret = qcow2_own_range(bs, a->offset, /* unit= */ whole, &whole,
+                          &a->slice);
     if (ret < 0) {
         return ret;
     }
-    if (checked_type(q, qcow2_l2_get(a->slice, a->position.entry)) ==
+    if (qcow2_subcluster_type(q, entry_of(a, 0), 0) ==
         QCOW2_CLUSTER_INVALID) {
         ret = -EIO;
     }
     if (ret >= 0) {
-        ret = clip_to_sound(a, &clusters);
+        ret = clip_to_sound(a, &a->clusters);
     }
     if (ret >= 0) {
         ret = qcow2_pack(bs, a->bytes, &a->host_offset);
@@ -645,8 +573,8 @@ static int coroutine_fn begin_compressed(Allocation *a)
         qcow2_l2_unpin(bs, a->slice);
         return ret;
     }
-    a->in_flight.first_cluster = first;
-    a->in_flight.clusters = 1;
+    a->in_flight.offset = a->offset;
+    a->in_flight.bytes = whole;
     in_flight_add(q, &a->in_flight);
     return 0;
 }
@@ -656,14 +584,15 @@ static void coroutine_fn end_compressed(Allocation *a, int ret)
 {
     BlockDriverState *bs = a->bs;
     Qcow2State *q = qcow2_state(bs);
-    uint64_t old = qcow2_l2_get(a->slice, a->position.entry);
+    Qcow2L2Entry old = entry_of(a, 0);
 
     if (ret < 0) {
         qcow2_unpack(bs, a->host_offset, a->bytes);
     } else {
         qcow2_l2_set(bs, a->slice, a->position.entry,
-                     compressed_entry(q, a->host_offset, a->bytes));
-        qcow2_quarantine_add_entry(bs, old);
+                     (Qcow2L2Entry){ compressed_entry(q, a->host_offset,
+                                                      a->bytes), 0 });
+        qcow2_quarantine_add_entry(bs, old.word);
         q->allocated_since_barrier = true;
     }
     qcow2_l2_unpin(bs, a->slice);
@@ -691,87 +620,5 @@ int coroutine_fn qcow2_write_packed(BlockDriverState *bs, int64_t offset,
     co_mutex_lock(&q->lock);
     end_compressed(&a, ret);
     co_mutex_unlock(&q->lock);
-    return ret;
-}
-
-/* -- zeroes and discards -------------------------------------------------- */
-
-/* What becomes of an entry; *ret_drop: the host cluster is given up. */
-static uint64_t cleared_entry(const BlockDriverState *bs, uint64_t entry,
-                              Qcow2ClearMode mode, bool *ret_drop)
-{
-    const Qcow2State *q = qcow2_state(bs);
-    Qcow2ClusterType type = checked_type(q, entry);
-
-    *ret_drop = false;
-    if (type == QCOW2_CLUSTER_UNALLOCATED && !bs->backing) {
-        return entry;
-    }
-    if (mode == QCOW2_CLEAR_ZERO && has_host_cluster(type) &&
-        (entry & QCOW2_ENTRY_COPIED)) {
-        return entry | QCOW2_L2_ZERO;
-    }
-    *ret_drop = has_host_cluster(type) || type == QCOW2_CLUSTER_COMPRESSED;
-    return mode == QCOW2_CLEAR_UNALLOCATED ? 0 : QCOW2_L2_ZERO;
-}
-
-/* Clears what one slice maps, up to the next allocation in flight. */
-static int coroutine_fn clear_some(BlockDriverState *bs, int64_t offset,
-                                   int64_t *clusters, Qcow2ClearMode mode)
-{
-    Qcow2State *q = qcow2_state(bs);
-    Qcow2L2Position position = qcow2_l2_position(bs, offset);
-    Qcow2Slice *slice;
-    int ret;
-
-    if (!bs->backing && q->l2.l1[position.l1_index] == 0) {
-        /* No table: reads zeros already. An allocation makes one first. */
-        int64_t in_table = (offset >> q->cluster_bits) &
-                           (((int64_t)1 << q->l2_bits) - 1);
-
-        *clusters = MIN(*clusters, ((int64_t)1 << q->l2_bits) - in_table);
-        return 0;
-    }
-    ret = own_slice(bs, position, offset >> q->cluster_bits, clusters,
-                    &slice);
-    if (ret < 0) {
-        return ret;
-    }
-    for (int64_t i = 0; i < *clusters; i++) {
-        unsigned at = position.entry + (unsigned)i;
-        uint64_t old = qcow2_l2_get(slice, at);
-        bool drop;
-        uint64_t entry = cleared_entry(bs, old, mode, &drop);
-
-        if (entry != old) {
-            qcow2_l2_set(bs, slice, at, entry);
-        }
-        if (drop) {
-            qcow2_quarantine_add_entry(bs, old);
-        }
-    }
-    qcow2_l2_unpin(bs, slice);
-    return 0;
-}
-
-int coroutine_fn qcow2_clear_clusters(BlockDriverState *bs, int64_t offset,
-                                      int64_t bytes, Qcow2ClearMode mode)
-{
-    Qcow2State *q = qcow2_state(bs);
-    int ret = 0;
-
-    while (bytes > 0 && ret >= 0) {
-        int64_t clusters = bytes >> q->cluster_bits;
-
-        ret = qcow2_co_commit_if_due(bs);
-        if (ret < 0) {
-            break;
-        }
-        co_mutex_lock(&q->lock);
-        ret = clear_some(bs, offset, &clusters, mode);
-        co_mutex_unlock(&q->lock);
-        offset += clusters << q->cluster_bits;
-        bytes -= clusters << q->cluster_bits;
-    }
     return ret;
 }

@@ -5,31 +5,22 @@
 #ifndef DRIVERS_QCOW2_CLUSTER_H
 #define DRIVERS_QCOW2_CLUSTER_H
 
-#include "drivers/qcow2/qcow2.h"
-
-typedef enum Qcow2ClusterType {
-    QCOW2_CLUSTER_UNALLOCATED, /* the backing file, or zeros */
-    QCOW2_CLUSTER_ZERO_PLAIN,  /* zeros, no host cluster */
-    QCOW2_CLUSTER_ZERO_ALLOC,  /* zeros, with a host cluster behind */
-    QCOW2_CLUSTER_NORMAL,
-    QCOW2_CLUSTER_COMPRESSED,
-    QCOW2_CLUSTER_INVALID, /* reserved bits, unaligned offset: -EIO */
-} Qcow2ClusterType;
+#include "drivers/qcow2/subcluster.h"
 
 /* Consecutive guest bytes of one type with consecutive host bytes. */
 typedef struct Qcow2Run {
     Qcow2ClusterType type;
     bool copied;         /* all of it may be written in place */
     int64_t bytes;       /* from the offset asked for; at least 1 */
-    int64_t host_offset; /* NORMAL, ZERO_ALLOC: of the offset asked for */
-    uint64_t l2_entry;   /* of the first cluster */
+    int64_t host_offset; /* with a host cluster: of the offset asked for */
+    uint64_t l2_entry;   /* of the first cluster; its first word */
 } Qcow2Run;
 
-/* @version 2 has no zero flag. */
-Qcow2ClusterType qcow2_entry_type(uint64_t entry, unsigned version);
+/* status.c: what a block status says of @run. */
+BlockStatusFlags qcow2_run_flags(const Qcow2State *q, const Qcow2Run *run);
 
 /*
- * qcow2_map:
+ * qcow2_map (map.c):
  * What [@offset, @offset + up to @bytes) maps to. Never longer than asked; a
  * COMPRESSED run stays within its cluster. INVALID becomes -EIO here. Host
  * offsets were compared with the file: every cluster of a run starts inside.
@@ -40,13 +31,35 @@ int coroutine_fn qcow2_map(BlockDriverState *bs, int64_t offset,
                            int64_t bytes, Qcow2Run *ret_run);
 
 /*
- * qcow2_read:
+ * qcow2_read_run (map.c):
+ * Fills [@iov_offset, + run->bytes) of @iov with what @run, mapped at guest
+ * position @offset, stands for. Its clusters have to stay what they are: the
+ * caller is inside an epoch, or they belong to a snapshot that stays.
+ */
+int coroutine_fn qcow2_read_run(BlockDriverState *bs, const Qcow2Run *run,
+                                int64_t offset, IoVec *iov,
+                                size_t iov_offset);
+
+/*
+ * qcow2_read (map.c):
  * Fills [@iov_offset, + @bytes) of @iov with what a guest sees, from any layer.
  * The range may pass the end of the image up to its last cluster's end. Enters
  * epochs itself. No lock held.
  */
 int coroutine_fn qcow2_read(BlockDriverState *bs, int64_t offset,
                             int64_t bytes, IoVec *iov, size_t iov_offset);
+
+/*
+ * qcow2_own_range:
+ * Waits until no allocation holds the first @unit (q->cluster_bytes or
+ * q->subcluster_bytes) at @offset, a multiple of it, and pins the slice that
+ * maps it, of a table of our own. *bytes, a multiple of @unit, is clipped to
+ * the slice and to what is in flight behind. Lock held; may be dropped on the
+ * way.
+ */
+int coroutine_fn qcow2_own_range(BlockDriverState *bs, int64_t offset,
+                                 int64_t unit, int64_t *bytes,
+                                 Qcow2Slice **ret_slice);
 
 /*
  * qcow2_write_allocating:
@@ -76,9 +89,10 @@ typedef enum Qcow2ClearMode {
 } Qcow2ClearMode;
 
 /*
- * qcow2_clear_clusters:
- * Discards or zeroes whole clusters. @offset and @bytes are cluster-aligned.
- * Lock not held.
+ * qcow2_clear_clusters (clear.c):
+ * Discards or zeroes subclusters, where they are a whole cluster: the cluster.
+ * @offset and @bytes are subcluster-aligned. A part of a cluster keeps its
+ * allocation in every mode. Lock not held.
  */
 int coroutine_fn qcow2_clear_clusters(BlockDriverState *bs, int64_t offset,
                                       int64_t bytes, Qcow2ClearMode mode);

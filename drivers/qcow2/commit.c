@@ -3,7 +3,7 @@
  * metadata in memory -> file, in an order that a crash cannot hurt
  *
  *   1. dirty refcount blocks, whole new L2 tables         (nothing points here)
- *      ── flush: also what guests wrote to new clusters ──
+ *      ── flush: also what guests wrote to new clusters, the data file first ──
  *   2. refcount table entries, or a moved table, then the header
  *      ── flush ──
  *   3. dirty sectors of L2 tables, then of the L1 table
@@ -27,6 +27,7 @@
 
 #include "block/io/io.h"
 #include "drivers/qcow2/compress.h"
+#include "drivers/qcow2/data_file.h"
 #include "drivers/qcow2/qcow2.h"
 
 #include <errno.h>
@@ -197,8 +198,8 @@ static void plan_reftable(Qcow2State *q, Plan *plan)
 static void plan_new_table(Qcow2State *q, Plan *plan, Qcow2L2Table *table)
 {
     const Qcow2L2Cache *cache = &q->l2;
-    int64_t entries = (int64_t)1 << cache->slice_bits;
-    int64_t bytes = entries * 8;
+    int64_t words = cache->slice_words;
+    int64_t bytes = words * 8;
 
     for (unsigned i = 0; i < cache->slices_per_table; i++) {
         Qcow2Slice *slice = table->slice[i];
@@ -208,7 +209,7 @@ static void plan_new_table(Qcow2State *q, Plan *plan, Qcow2L2Table *table)
             add_write(plan->step1, at, bytes, NULL);
             continue;
         }
-        add_entries(plan->step1, at, slice->entry, entries);
+        add_entries(plan->step1, at, slice->word, words);
         /* W2, and after a failure it must not be taken for an empty one. */
         g_array_append_vals(plan->slices,
                             &(PlanSlice){ slice, slice->dirty }, 1);
@@ -223,7 +224,7 @@ static void plan_slice(Qcow2State *q, Plan *plan, Qcow2Slice *slice)
 {
     PlanSlice saved = { slice, slice->dirty };
     int64_t at = slice->table->host_offset +
-                 (slice->index * (int64_t)8 << q->l2.slice_bits);
+                 slice->index * (int64_t)8 * q->l2.slice_words;
     unsigned end;
 
     for (unsigned i = 0; i < 8; i = end + 1) {
@@ -233,7 +234,7 @@ static void plan_slice(Qcow2State *q, Plan *plan, Qcow2Slice *slice)
         }
         if (end > i) {
             add_entries(plan->step3, at + i * SECTOR_BYTES,
-                        &slice->entry[i * SECTOR_ENTRIES],
+                        &slice->word[i * SECTOR_ENTRIES],
                         (end - i) * SECTOR_ENTRIES);
         }
     }
@@ -431,6 +432,9 @@ static int coroutine_fn write_plan(BlockDriverState *bs, Plan *plan)
     bdrv_debug_event(bs->file, BLOCK_DEBUG_REFBLOCK_UPDATE);
     ret = write_all(bs, plan->step1);
     /* Table entries rely on their blocks, pointers on data and counts (Q2). */
+    if (ret >= 0 && plan->needs_barrier) {
+        ret = qcow2_data_file_flush(bs);
+    }
     if (ret >= 0 && (plan->needs_barrier || plan->step2->len > 0)) {
         ret = bdrv_co_flush(bs->file->bs);
     }

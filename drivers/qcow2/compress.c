@@ -9,12 +9,17 @@
  *   [more sectors ][ host offset, any byte            ]
  *
  * The extent ends with the sector that holds its last byte, so what follows
- * the compressed stream there belongs to somebody else and is ignored. A
- * stream is raw deflate (no zlib header) or zstd frames.
+ * the compressed stream there belongs to somebody else and is ignored.
  *
  * Decoded clusters are kept in a few shards, least recently used first out.
  * An entry is found by its descriptor and the generation in which it was
  * decoded; raising the generation forgets all at once.
+ *
+ * Whoever wants some bytes in the middle of a cluster, and did not lately want
+ * others of it, will hardly come back: only as much is decoded as it takes,
+ * and nothing is kept.
+ *
+ * compress_batch.c decodes several whole clusters at once.
  *
  * Always true outside a function of this file:
  *  C1  an entry with users > 0 is neither evicted nor refilled;
@@ -24,8 +29,7 @@
  *      wait for the LOADING entry.
  *
  * Locking: shard->lock protects the shard's entries but for the data of
- * pinned ones. It is not held across I/O and decoding. inflater->idle_lock
- * protects the list of idle decoders, is innermost.
+ * pinned ones, and touched. It is not held across I/O and decoding.
  */
 #include "drivers/qcow2/compress.h"
 
@@ -34,16 +38,15 @@
 #include "block/rt/buffer_pool.h"
 #include "block/rt/comutex.h"
 #include "drivers/qcow2/format.h"
+#include "drivers/qcow2/inflate.h"
 
 #include <errno.h>
-#include <libdeflate.h>
-#include <zstd.h>
 
-#define SECTOR_BYTES 512
 #define SHARDS 4
 #define SHARD_ENTRIES_MIN 1
 #define SHARD_ENTRIES_MAX 32
-#define IDLE_DECODERS_MAX 16
+/* Clusters of which a shard knows that some bytes were wanted. */
+#define SHARD_TOUCHED 64
 
 typedef enum EntryState {
     ENTRY_EMPTY,
@@ -66,44 +69,36 @@ typedef struct Shard {
     uint64_t clock;
     unsigned entries;
     Entry entry[SHARD_ENTRIES_MAX];
+    uint64_t touched[SHARD_TOUCHED]; /* descriptors, by hash; 0: none */
 } Shard;
 
-/* One thread's tools while it decodes. */
-typedef struct Decoder {
-    struct libdeflate_decompressor *deflate;
-    ZSTD_DCtx *zstd;
-} Decoder;
-
 struct Qcow2Inflater {
-    unsigned compression_type;
     unsigned cluster_bits;
     uint64_t generation; /* atomic */
-    GMutex idle_lock;
-    unsigned idle_count;
-    Decoder idle[IDLE_DECODERS_MAX];
+    Qcow2Decoders *decoders;
     Shard shard[SHARDS];
 };
-
-/* One cluster to read and decode. */
-typedef struct LoadJob {
-    Qcow2Inflater *inflater;
-    const uint8_t *in;
-    size_t in_bytes;
-    uint8_t *out;
-} LoadJob;
 
 Qcow2CompressedExtent qcow2_compressed_extent(uint64_t l2_entry,
                                               unsigned cluster_bits)
 {
-    unsigned offset_bits = 62 - (cluster_bits - 8);
-    uint64_t descriptor = l2_entry & ((UINT64_C(1) << 62) - 1);
-    int64_t offset = descriptor & ((UINT64_C(1) << offset_bits) - 1);
-    int64_t sectors = (descriptor >> offset_bits) + 1;
-
     return (Qcow2CompressedExtent) {
-        .host_offset = offset,
-        .bytes = sectors * SECTOR_BYTES - offset % SECTOR_BYTES,
+        .host_offset = qcow2_compressed_offset(l2_entry, cluster_bits),
+        .bytes = qcow2_compressed_bytes(l2_entry, cluster_bits),
     };
+}
+
+bool qcow2_compressed_extent_clip(Qcow2CompressedExtent *extent,
+                                  int64_t file_bytes)
+{
+    int64_t there = file_bytes - extent->host_offset;
+
+    if (there <= 0 ||
+        extent->bytes - there >= QCOW2_COMPRESSED_SECTOR_BYTES) {
+        return false;
+    }
+    extent->bytes = MIN(extent->bytes, there);
+    return true;
 }
 
 Qcow2Inflater *qcow2_inflater_new(unsigned compression_type,
@@ -112,9 +107,8 @@ Qcow2Inflater *qcow2_inflater_new(unsigned compression_type,
     Qcow2Inflater *inflater = g_new0(Qcow2Inflater, 1);
     int64_t fit = (QCOW2_INFLATER_CACHE_BYTES / SHARDS) >> cluster_bits;
 
-    inflater->compression_type = compression_type;
+    inflater->decoders = qcow2_decoders_new(compression_type);
     inflater->cluster_bits = cluster_bits;
-    g_mutex_init(&inflater->idle_lock);
     for (int i = 0; i < SHARDS; i++) {
         Shard *shard = &inflater->shard[i];
 
@@ -123,14 +117,6 @@ Qcow2Inflater *qcow2_inflater_new(unsigned compression_type,
         shard->entries = CLAMP(fit, SHARD_ENTRIES_MIN, SHARD_ENTRIES_MAX);
     }
     return inflater;
-}
-
-static void decoder_free(Decoder *decoder)
-{
-    if (decoder->deflate) {
-        libdeflate_free_decompressor(decoder->deflate);
-    }
-    (void) ZSTD_freeDCtx(decoder->zstd); /* NULL is fine, no error for us */
 }
 
 void qcow2_inflater_free(Qcow2Inflater *inflater)
@@ -148,11 +134,13 @@ void qcow2_inflater_free(Qcow2Inflater *inflater)
         co_queue_destroy(&shard->loaded);
         co_mutex_destroy(&shard->lock);
     }
-    for (unsigned i = 0; i < inflater->idle_count; i++) {
-        decoder_free(&inflater->idle[i]);
-    }
-    g_mutex_clear(&inflater->idle_lock);
+    qcow2_decoders_free(inflater->decoders);
     g_free(inflater);
+}
+
+int64_t qcow2_inflater_cluster_bytes(const Qcow2Inflater *inflater)
+{
+    return (int64_t)1 << inflater->cluster_bits;
 }
 
 void qcow2_inflater_invalidate(Qcow2Inflater *inflater)
@@ -162,154 +150,61 @@ void qcow2_inflater_invalidate(Qcow2Inflater *inflater)
 
 /* -- decoding ------------------------------------------------------------ */
 
-/* An idle decoder, or a new one. False: no memory. */
-static bool decoder_get(Qcow2Inflater *inflater, Decoder *ret_decoder)
-{
-    Decoder decoder = { NULL, NULL };
-
-    g_mutex_lock(&inflater->idle_lock);
-    if (inflater->idle_count > 0) {
-        decoder = inflater->idle[--inflater->idle_count];
-    }
-    g_mutex_unlock(&inflater->idle_lock);
-
-    if (inflater->compression_type == QCOW2_COMPRESSION_ZSTD) {
-        if (!decoder.zstd) {
-            decoder.zstd = ZSTD_createDCtx();
-        }
-    } else if (!decoder.deflate) {
-        decoder.deflate = libdeflate_alloc_decompressor();
-    }
-    *ret_decoder = decoder;
-    return decoder.zstd || decoder.deflate;
-}
-
-static void decoder_put(Qcow2Inflater *inflater, Decoder decoder)
-{
-    g_mutex_lock(&inflater->idle_lock);
-    if (inflater->idle_count < IDLE_DECODERS_MAX) {
-        inflater->idle[inflater->idle_count++] = decoder;
-        decoder = (Decoder) { NULL, NULL };
-    }
-    g_mutex_unlock(&inflater->idle_lock);
-    decoder_free(&decoder);
-}
-
-static int inflate_deflate(struct libdeflate_decompressor *deflate,
-                           const void *in, size_t in_bytes, void *out,
-                           size_t out_bytes)
-{
-    size_t in_used;
-    size_t out_used;
-
-    /* A stream longer than a cluster is INSUFFICIENT_SPACE: a bomb. */
-    if (libdeflate_deflate_decompress_ex(deflate, in, in_bytes, out, out_bytes,
-                                         &in_used, &out_used) !=
-        LIBDEFLATE_SUCCESS) {
-        return -EIO;
-    }
-    return out_used == out_bytes ? 0 : -EIO;
-}
-
-/*
- * Frame by frame, because garbage may follow. Decoding in one go needs no
- * window memory, whatever the frame's header asks for.
- */
-static int inflate_zstd(ZSTD_DCtx *zstd, const uint8_t *in, size_t in_bytes,
-                        uint8_t *out, size_t out_bytes)
-{
-    while (out_bytes > 0) {
-        size_t frame_bytes = ZSTD_findFrameCompressedSize(in, in_bytes);
-        size_t got;
-
-        if (ZSTD_isError(frame_bytes) || frame_bytes == 0) {
-            return -EIO;
-        }
-        got = ZSTD_decompressDCtx(zstd, out, out_bytes, in, frame_bytes);
-        if (ZSTD_isError(got)) {
-            return -EIO;
-        }
-        in += frame_bytes;
-        in_bytes -= frame_bytes;
-        out += got;
-        out_bytes -= got;
-    }
-    return 0;
-}
-
 int qcow2_inflate(Qcow2Inflater *inflater, const void *in, size_t in_bytes,
                   void *out, size_t out_bytes)
 {
-    Decoder decoder;
-    int ret;
-
-    if (!decoder_get(inflater, &decoder)) {
-        return -ENOMEM;
-    }
-    if (inflater->compression_type == QCOW2_COMPRESSION_ZSTD) {
-        ret = inflate_zstd(decoder.zstd, in, in_bytes, out, out_bytes);
-    } else {
-        ret = inflate_deflate(decoder.deflate, in, in_bytes, out, out_bytes);
-    }
-    decoder_put(inflater, decoder);
-    return ret;
-}
-
-/* Has the shape that a worker thread would call, were it worth the way. */
-static int load_job_run(void *opaque)
-{
-    LoadJob *job = opaque;
-
-    return qcow2_inflate(job->inflater, job->in, job->in_bytes, job->out,
-                         (size_t)1 << job->inflater->cluster_bits);
+    return qcow2_decode(inflater->decoders, in, in_bytes, out, out_bytes);
 }
 
 /*
- * Reads the extent and decodes it to @out. The last sector may stick out of
- * the file (writers need not pad it); anything more is a broken descriptor.
+ * Reads the extent and decodes its first @out_bytes to @out, which are less
+ * than a cluster only if that can be done.
  */
 static int coroutine_fn load_cluster(Qcow2Inflater *inflater, BdrvChild *file,
                                      int64_t file_bytes, uint64_t l2_entry,
-                                     uint8_t *out)
+                                     uint8_t *out, int64_t out_bytes)
 {
     Qcow2CompressedExtent extent =
         qcow2_compressed_extent(l2_entry, inflater->cluster_bits);
-    int64_t bytes = extent.bytes;
-    LoadJob job;
     uint8_t *in;
     int ret;
 
-    if (extent.host_offset >= file_bytes ||
-        bytes - (file_bytes - extent.host_offset) >= SECTOR_BYTES) {
+    if (!qcow2_compressed_extent_clip(&extent, file_bytes)) {
         return -EIO;
     }
-    bytes = MIN(bytes, file_bytes - extent.host_offset);
-    in = buffer_pool_get(bytes);
+    in = buffer_pool_get(extent.bytes);
     if (!in) {
         return -ENOMEM;
     }
 
     bdrv_debug_event(file, BLOCK_DEBUG_READ_COMPRESSED);
-    ret = bdrv_co_pread(file, extent.host_offset, bytes, in, /* flags= */ 0);
+    ret = bdrv_co_pread(file, extent.host_offset, extent.bytes, in,
+                        /* flags= */ 0);
     if (ret == 0) {
-        job = (LoadJob) { inflater, in, bytes, out };
         /*
          * Inline: a 64 KiB cluster takes about as long as the way to another
          * thread and back, and other I/O threads go on meanwhile.
          */
-        ret = load_job_run(&job);
+        ret = out_bytes < qcow2_inflater_cluster_bytes(inflater)
+                  ? qcow2_decode_prefix(inflater->decoders, in, extent.bytes,
+                                        out, out_bytes)
+                  : qcow2_decode(inflater->decoders, in, extent.bytes, out,
+                                 out_bytes);
     }
-    buffer_pool_put(in, bytes);
+    buffer_pool_put(in, extent.bytes);
     return ret;
 }
 
 /* -- the cache of decoded clusters --------------------------------------- */
 
+static uint64_t hash_of(uint64_t descriptor)
+{
+    return descriptor * UINT64_C(0x9e3779b97f4a7c15);
+}
+
 static Shard *shard_of(Qcow2Inflater *inflater, uint64_t descriptor)
 {
-    uint64_t hash = descriptor * UINT64_C(0x9e3779b97f4a7c15);
-
-    return &inflater->shard[(hash >> 60) % SHARDS];
+    return &inflater->shard[(hash_of(descriptor) >> 60) % SHARDS];
 }
 
 /* Called with the lock held. */
@@ -353,13 +248,26 @@ static Entry *shard_victim(Shard *shard, size_t cluster_bytes)
     return victim && victim->data ? victim : NULL;
 }
 
+/* Was it asked for lately? It is from now on. Called with the lock held. */
+static bool touch(Shard *shard, uint64_t descriptor)
+{
+    uint64_t *slot =
+        &shard->touched[(hash_of(descriptor) >> 32) % SHARD_TOUCHED];
+    bool is_known = *slot == descriptor;
+
+    *slot = descriptor;
+    return is_known;
+}
+
 /*
  * Finds the entry of @l2_entry and pins it, decoding when it is missing.
- * 0 with NULL in *@ret_entry: there is no room, do without the cache.
+ * 0 with NULL in *@ret_entry: do without the cache, as there is no room or
+ * (@is_passing) nobody else asked for the cluster lately.
  */
 static int coroutine_fn cache_get(Qcow2Inflater *inflater, Shard *shard,
                                   BdrvChild *file, int64_t file_bytes,
-                                  uint64_t l2_entry, Entry **ret_entry)
+                                  uint64_t l2_entry, bool is_passing,
+                                  Entry **ret_entry)
 {
     uint64_t generation = __atomic_load_n(&inflater->generation,
                                           __ATOMIC_SEQ_CST);
@@ -379,7 +287,9 @@ static int coroutine_fn cache_get(Qcow2Inflater *inflater, Shard *shard,
         *ret_entry = entry;
         return 0;
     }
-    entry = shard_victim(shard, (size_t)1 << inflater->cluster_bits);
+    if (touch(shard, l2_entry) || !is_passing) {
+        entry = shard_victim(shard, (size_t)1 << inflater->cluster_bits);
+    }
     if (entry) {
         entry->descriptor = l2_entry;
         entry->generation = generation;
@@ -392,7 +302,8 @@ static int coroutine_fn cache_get(Qcow2Inflater *inflater, Shard *shard,
         return 0;
     }
 
-    ret = load_cluster(inflater, file, file_bytes, l2_entry, entry->data);
+    ret = load_cluster(inflater, file, file_bytes, l2_entry, entry->data,
+                       qcow2_inflater_cluster_bytes(inflater));
 
     co_mutex_lock(&shard->lock);
     entry->state = ret == 0 ? ENTRY_READY : ENTRY_EMPTY;
@@ -416,19 +327,34 @@ static int coroutine_fn read_uncached(Qcow2Inflater *inflater, BdrvChild *file,
                                       int64_t in_cluster, int64_t bytes,
                                       IoVec *iov, size_t iov_offset)
 {
-    size_t cluster_bytes = (size_t)1 << inflater->cluster_bits;
-    uint8_t *data = buffer_pool_get(cluster_bytes);
+    int64_t wanted = qcow2_can_decode_prefix(inflater->decoders)
+                         ? in_cluster + bytes
+                         : qcow2_inflater_cluster_bytes(inflater);
+    uint8_t *data = buffer_pool_get(wanted);
     int ret;
 
     if (!data) {
         return -ENOMEM;
     }
-    ret = load_cluster(inflater, file, file_bytes, l2_entry, data);
+    ret = load_cluster(inflater, file, file_bytes, l2_entry, data, wanted);
     if (ret == 0) {
         iovec_from_buffer(iov, iov_offset, data + in_cluster, bytes);
     }
-    buffer_pool_put(data, cluster_bytes);
+    buffer_pool_put(data, wanted);
     return ret;
+}
+
+/*
+ * Bytes in the middle of a cluster: perhaps a random read. At the start it
+ * looks like a sequential one.
+ */
+static bool is_passing(const Qcow2Inflater *inflater, int64_t in_cluster,
+                       int64_t bytes)
+{
+    int64_t cluster_bytes = qcow2_inflater_cluster_bytes(inflater);
+
+    return in_cluster > 0 && in_cluster + bytes < cluster_bytes &&
+           qcow2_can_decode_prefix(inflater->decoders);
 }
 
 int coroutine_fn qcow2_inflater_co_read(Qcow2Inflater *inflater,
@@ -445,12 +371,14 @@ int coroutine_fn qcow2_inflater_co_read(Qcow2Inflater *inflater,
     g_assert(range_within(in_cluster, bytes,
                           UINT64_C(1) << inflater->cluster_bits));
     /* Nobody comes back for a cluster that was read whole. */
-    if (bytes == (int64_t)1 << inflater->cluster_bits &&
+    if (bytes == qcow2_inflater_cluster_bytes(inflater) &&
         (whole = iovec_contiguous(iov, iov_offset, bytes)) != NULL) {
-        return load_cluster(inflater, file, file_bytes, l2_entry, whole);
+        return load_cluster(inflater, file, file_bytes, l2_entry, whole,
+                            bytes);
     }
 
-    ret = cache_get(inflater, shard, file, file_bytes, l2_entry, &entry);
+    ret = cache_get(inflater, shard, file, file_bytes, l2_entry,
+                    is_passing(inflater, in_cluster, bytes), &entry);
     if (ret < 0) {
         return ret;
     }

@@ -31,6 +31,13 @@ typedef struct Qcow2CompressedExtent {
 Qcow2CompressedExtent qcow2_compressed_extent(uint64_t l2_entry,
                                               unsigned cluster_bits);
 
+/*
+ * Cuts off what the file lacks of the last sector, which writers need not
+ * fill. False: more is missing, the descriptor is broken.
+ */
+bool qcow2_compressed_extent_clip(Qcow2CompressedExtent *extent,
+                                  int64_t file_bytes);
+
 /* Decoders and decoded clusters of one image. */
 typedef struct Qcow2Inflater Qcow2Inflater;
 
@@ -62,6 +69,23 @@ int coroutine_fn qcow2_inflater_co_read(Qcow2Inflater *inflater,
                                         int64_t bytes, IoVec *iov,
                                         size_t iov_offset);
 
+/* Bytes that qcow2_inflater_co_read_many() takes at once, at most. */
+#define QCOW2_INFLATER_BATCH_BYTES (2 * MIB)
+#define QCOW2_INFLATER_BATCH_MAX 32 /* clusters, at most */
+
+/*
+ * qcow2_inflater_co_read_many:
+ * Fills @iov from @iov_offset on with @count whole clusters, which one read of
+ * the file may fetch and several threads decode. Otherwise like
+ * qcow2_inflater_co_read(); on error the contents are undefined.
+ */
+int coroutine_fn qcow2_inflater_co_read_many(Qcow2Inflater *inflater,
+                                             BdrvChild *file,
+                                             int64_t file_bytes,
+                                             const uint64_t *l2_entry,
+                                             unsigned count, IoVec *iov,
+                                             size_t iov_offset);
+
 /*
  * qcow2_inflater_invalidate:
  * Forgets every decoded cluster. To be called when host clusters that held
@@ -78,5 +102,8 @@ void qcow2_inflater_invalidate(Qcow2Inflater *inflater);
  */
 int qcow2_inflate(Qcow2Inflater *inflater, const void *in, size_t in_bytes,
                   void *out, size_t out_bytes);
+
+/* How many bytes a cluster has. */
+int64_t qcow2_inflater_cluster_bytes(const Qcow2Inflater *inflater);
 
 #endif

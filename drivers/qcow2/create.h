@@ -13,7 +13,8 @@
 
 /*
  * Options: compat, cluster_size, refcount_bits, lazy_refcounts,
- * compression_type, preallocation, backing_file, backing_fmt. Errors: OPTION
+ * compression_type, preallocation, backing_file, backing_fmt, data_file,
+ * data_file_raw, encryption, encrypt.* (the data file itself is the caller's to make). Errors: OPTION
  * for values out of range or at odds with each other, UNSUPPORTED for options
  * of the format that this driver cannot do yet.
  */

@@ -30,7 +30,9 @@
 #define QCOW2_SNAPSHOT_TABLE_MAX_BYTES (64 * MIB)
 #define QCOW2_SNAPSHOT_EXTRA_MAX_BYTES 1024
 #define QCOW2_BACKING_NAME_MAX 1023
+#define QCOW2_DATA_FILE_NAME_MAX 4095 /* ours: the longest path there is */
 #define QCOW2_BITMAPS_MAX 65535
+#define QCOW2_CRYPTO_HEADER_MAX_BYTES (64 * MIB)
 #define QCOW2_BITMAP_NAME_MAX 1023
 
 typedef struct Qcow2RawHeader {
@@ -78,11 +80,20 @@ typedef enum Qcow2Autoclear {
     QCOW2_AUTOCLEAR_BITMAPS = 1 << 0, /* the bitmaps extension is current */
     QCOW2_AUTOCLEAR_DATA_FILE_RAW = 1 << 1,
 } Qcow2Autoclear;
+/* Those whose meaning we keep up; others go at the first write. */
+#define QCOW2_KNOWN_AUTOCLEAR \
+    ((uint64_t)(QCOW2_AUTOCLEAR_BITMAPS | QCOW2_AUTOCLEAR_DATA_FILE_RAW))
 
 typedef enum Qcow2Compression {
     QCOW2_COMPRESSION_ZLIB = 0,
     QCOW2_COMPRESSION_ZSTD = 1,
 } Qcow2Compression;
+
+typedef enum Qcow2Crypt {
+    QCOW2_CRYPT_NONE = 0,
+    QCOW2_CRYPT_AES = 1, /* AES-128-CBC, the guest's sectors make the IV */
+    QCOW2_CRYPT_LUKS = 2,
+} Qcow2Crypt;
 
 /* A header extension; its data is padded to 8 bytes. */
 typedef struct Qcow2RawExtension {
@@ -99,6 +110,12 @@ typedef enum Qcow2ExtensionType {
     QCOW2_EXTENSION_BITMAPS = 0x23852875,
     QCOW2_EXTENSION_DATA_FILE = 0x44415441,
 } Qcow2ExtensionType;
+
+typedef struct Qcow2RawCryptoExtension {
+    be64 offset; /* of the LUKS header, cluster-aligned */
+    be64 length; /* up to where its payload would start */
+} __attribute__((packed)) Qcow2RawCryptoExtension;
+static_assert(sizeof(Qcow2RawCryptoExtension) == 16, "crypto layout");
 
 typedef struct Qcow2RawFeatureName {
     uint8_t type; /* 0 incompatible, 1 compatible, 2 autoclear */
@@ -152,7 +169,23 @@ static_assert(sizeof(Qcow2RawSnapshot) == 40, "snapshot layout");
 #define QCOW2_OFFSET_MASK 0x00fffffffffffe00ull
 #define QCOW2_L1_RESERVED 0x7f000000000001ffull
 #define QCOW2_L2_RESERVED 0x3f000000000001feull /* standard clusters */
+#define QCOW2_L2_RESERVED_EXTENDED 0x3f000000000001ffull
 #define QCOW2_REFTABLE_OFFSET_MASK 0xfffffffffffffe00ull
+
+/*
+ * Extended L2 entries (QCOW2_INCOMPAT_EXTENDED_L2) have 16 bytes: the word
+ * above and a bitmap of the cluster's 32 subclusters, the first one in bit 0
+ * of each half:
+ *
+ *   63 ...... 32  reads zeros    31 ...... 0  allocated
+ *
+ * Neither: the backing file, or zeros. Both: damage. A cluster without a host
+ * offset has no allocated ones; that of a compressed cluster is 0.
+ */
+#define QCOW2_SUBCLUSTERS 32
+#define QCOW2_EXTENDED_CLUSTER_BITS_MIN 14
+#define QCOW2_BITMAP_ALL_ALLOC 0x00000000ffffffffull
+#define QCOW2_BITMAP_ALL_ZERO 0xffffffff00000000ull
 
 /* Host offsets from here on cannot be told in an L2 entry. */
 #define QCOW2_HOST_OFFSET_LIMIT ((int64_t)1 << 56)

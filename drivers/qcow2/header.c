@@ -15,6 +15,7 @@
 #include "drivers/qcow2/header.h"
 
 #include "block/io/io.h"
+#include "drivers/qcow2/bitmap_directory.h"
 #include "drivers/qcow2/qcow2.h"
 
 #include <errno.h>
@@ -25,11 +26,6 @@
      QCOW2_INCOMPAT_DATA_FILE | QCOW2_INCOMPAT_COMPRESSION | \
      QCOW2_INCOMPAT_EXTENDED_L2)
 
-#define BITMAP_DIRECTORY_MAX_BYTES \
-    ((int64_t)QCOW2_BITMAPS_MAX * \
-     (int64_t)(sizeof(Qcow2RawBitmapEntry) + QCOW2_BITMAP_NAME_MAX + 9))
-#define BITMAP_GRANULARITY_BITS_MIN 9
-#define BITMAP_GRANULARITY_BITS_MAX 31
 #define FORMAT_NAME_MAX 63
 
 /* What the extensions point at inside the buffer, for messages. */
@@ -172,6 +168,25 @@ static bool parse_bitmaps_extension(Qcow2Header *header, const uint8_t *data,
     return true;
 }
 
+static bool parse_crypto_extension(Qcow2Header *header, const uint8_t *data,
+                                   uint32_t length, GError **error)
+{
+    const Qcow2RawCryptoExtension *raw =
+        (const Qcow2RawCryptoExtension *)data;
+
+    if (header->crypt_method != QCOW2_CRYPT_LUKS) {
+        return corrupt(error, "the image has a crypto header, but its "
+                       "crypt_method is %" PRIu32, header->crypt_method);
+    }
+    if (length != sizeof(*raw)) {
+        return corrupt(error, "crypto header extension has %" PRIu32 " bytes, "
+                       "must have %zu", length, sizeof(*raw));
+    }
+    header->crypto_offset = (int64_t)be64_get(&raw->offset);
+    header->crypto_bytes = (int64_t)be64_get(&raw->length);
+    return true;
+}
+
 static bool parse_extension(Qcow2Header *header, uint32_t type,
                             const uint8_t *data, uint32_t length,
                             ExtensionFacts *facts, GError **error)
@@ -190,11 +205,17 @@ static bool parse_extension(Qcow2Header *header, uint32_t type,
         facts->names_count = length / sizeof(Qcow2RawFeatureName);
         return true;
     case QCOW2_EXTENSION_DATA_FILE:
+        if (length > QCOW2_DATA_FILE_NAME_MAX) {
+            return corrupt(error, "data file name has %" PRIu32 " bytes, more "
+                           "than %d", length, QCOW2_DATA_FILE_NAME_MAX);
+        }
         g_free(header->data_file);
         header->data_file = g_strndup((const char *)data, length);
         return true;
     case QCOW2_EXTENSION_BITMAPS:
         return parse_bitmaps_extension(header, data, length, error);
+    case QCOW2_EXTENSION_CRYPTO_HEADER:
+        return parse_crypto_extension(header, data, length, error);
     default:
         return true; /* unknown ones are to be ignored */
     }
@@ -299,18 +320,17 @@ static bool check_features(const Qcow2Header *header,
 
         return unsupported(error, message);
     }
-    if (header->incompatible & QCOW2_INCOMPAT_DATA_FILE) {
-        return unsupported(error, "images with an external data file are not "
-                           "supported");
+    if ((header->incompatible & QCOW2_INCOMPAT_EXTENDED_L2) &&
+        header->cluster_bits < QCOW2_EXTENDED_CLUSTER_BITS_MIN) {
+        return corrupt(error, "clusters of %u bytes are too small for extended "
+                       "L2 entries, which need %u",
+                       1u << header->cluster_bits,
+                       1u << QCOW2_EXTENDED_CLUSTER_BITS_MIN);
     }
-    if (header->incompatible & QCOW2_INCOMPAT_EXTENDED_L2) {
-        return unsupported(error, "images with subclusters (extended L2 "
-                           "entries) are not supported");
-    }
-    if (header->crypt_method != 0) {
+    if (header->crypt_method > QCOW2_CRYPT_LUKS) {
         g_autofree char *message =
-            g_strdup_printf("the image is encrypted (method %" PRIu32 "), "
-                            "which is not supported", header->crypt_method);
+            g_strdup_printf("the image is encrypted by method %" PRIu32
+                            ", which is not known", header->crypt_method);
 
         return unsupported(error, message);
     }
@@ -364,7 +384,8 @@ static bool check_table(const Qcow2Header *header, const char *what,
 static bool check_l1(const Qcow2Header *header, int64_t file_bytes,
                      bool for_check, GError **error)
 {
-    int l2_reach_bits = 2 * (int)header->cluster_bits - 3;
+    int l2_reach_bits =
+        (int)(header->cluster_bits + qcow2_header_l2_bits(header));
     int64_t needed = div_round_up(header->size, (int64_t)1 << l2_reach_bits);
     g_autofree char *what =
         g_strdup_printf("L1 table of %" PRId64 " entries",
@@ -415,6 +436,11 @@ static bool check_snapshots(const Qcow2Header *header, int64_t file_bytes,
     if (header->snapshots == 0) {
         return true;
     }
+    if ((header->incompatible & QCOW2_INCOMPAT_DATA_FILE) && !for_check) {
+        return corrupt(error, "the image has %" PRIu32 " snapshots and an "
+                       "external data file, which exclude each other",
+                       header->snapshots);
+    }
     if (header->snapshots > QCOW2_SNAPSHOTS_MAX) {
         return corrupt(error, "the image has %" PRIu32 " snapshots, more than "
                        "%d", header->snapshots, QCOW2_SNAPSHOTS_MAX);
@@ -431,7 +457,7 @@ static bool check_bitmaps(const Qcow2Header *header, int64_t file_bytes,
     }
     if (header->bitmap_directory_bytes <
             header->bitmaps * (int64_t)sizeof(Qcow2RawBitmapEntry) ||
-        header->bitmap_directory_bytes > BITMAP_DIRECTORY_MAX_BYTES) {
+        header->bitmap_directory_bytes > QCOW2_BITMAP_DIRECTORY_MAX_BYTES) {
         return corrupt(error, "directory of %" PRIu32 " bitmaps has %" PRIu64
                        " bytes", header->bitmaps,
                        (uint64_t)header->bitmap_directory_bytes);
@@ -440,6 +466,32 @@ static bool check_bitmaps(const Qcow2Header *header, int64_t file_bytes,
                        header->bitmap_directory_offset,
                        header->bitmap_directory_bytes, file_bytes, for_check,
                        error);
+}
+
+static bool check_crypto(const Qcow2Header *header, int64_t file_bytes,
+                         GError **error)
+{
+    if (header->crypt_method != QCOW2_CRYPT_NONE &&
+        (header->incompatible & QCOW2_INCOMPAT_DATA_FILE) &&
+        (header->autoclear & QCOW2_AUTOCLEAR_DATA_FILE_RAW)) {
+        return corrupt(error, "the data file is said to be raw, and encrypted");
+    }
+    if (header->crypt_method != QCOW2_CRYPT_LUKS) {
+        return true;
+    }
+    if (header->crypto_offset == 0) {
+        return corrupt(error, "the image is encrypted and has no crypto "
+                       "header");
+    }
+    if (header->crypto_bytes <= 0 ||
+        header->crypto_bytes > QCOW2_CRYPTO_HEADER_MAX_BYTES) {
+        return corrupt(error, "the crypto header has %" PRIu64 " bytes, must "
+                       "have 1 to %" PRId64, (uint64_t)header->crypto_bytes,
+                       QCOW2_CRYPTO_HEADER_MAX_BYTES);
+    }
+    return check_table(header, "crypto header", header->crypto_offset,
+                       header->crypto_bytes, file_bytes,
+                       /* for_check= */ false, error);
 }
 
 static bool check_all(const Qcow2Header *header, const ExtensionFacts *facts,
@@ -456,7 +508,8 @@ static bool check_all(const Qcow2Header *header, const ExtensionFacts *facts,
     return check_l1(header, file_bytes, for_check, error) &&
            check_reftable(header, file_bytes, for_check, error) &&
            check_snapshots(header, file_bytes, for_check, error) &&
-           check_bitmaps(header, file_bytes, for_check, error);
+           check_bitmaps(header, file_bytes, for_check, error) &&
+           check_crypto(header, file_bytes, error);
 }
 
 bool qcow2_header_parse(Qcow2Header *ret_header, const uint8_t *buffer,
@@ -497,64 +550,6 @@ void qcow2_header_clear(Qcow2Header *header)
 
 /* -- reading -------------------------------------------------------------- */
 
-/* The next entry of a bitmap directory, NULL at the end or with @error. */
-static Qcow2RawBitmapEntry *next_bitmap(uint8_t *directory, int64_t bytes,
-                                        int64_t *at, GError **error)
-{
-    Qcow2RawBitmapEntry *raw = (Qcow2RawBitmapEntry *)(directory + *at);
-    int64_t length;
-
-    if (bytes - *at < (int64_t)sizeof(*raw)) {
-        corrupt(error, "the bitmap directory ends inside an entry");
-        return NULL;
-    }
-    length = align_up((int64_t)sizeof(*raw) +
-                      be32_get(&raw->extra_data_size) +
-                      be16_get(&raw->name_size), 8);
-    if (length > bytes - *at ||
-        be16_get(&raw->name_size) > QCOW2_BITMAP_NAME_MAX ||
-        be16_get(&raw->name_size) == 0) {
-        corrupt(error, "an entry of the bitmap directory has %" PRId64
-                " bytes, with a name of %u", length,
-                be16_get(&raw->name_size));
-        return NULL;
-    }
-    if (raw->granularity_bits < BITMAP_GRANULARITY_BITS_MIN ||
-        raw->granularity_bits > BITMAP_GRANULARITY_BITS_MAX) {
-        corrupt(error, "granularity_bits of a bitmap is %u, must be %d to %d",
-                raw->granularity_bits, BITMAP_GRANULARITY_BITS_MIN,
-                BITMAP_GRANULARITY_BITS_MAX);
-        return NULL;
-    }
-    *at += length;
-    return raw;
-}
-
-static bool check_bitmap_directory(BlockDriverState *bs,
-                                   const Qcow2Header *header, GError **error)
-{
-    int64_t bytes = header->bitmap_directory_bytes;
-    g_autofree uint8_t *directory = g_try_malloc(bytes);
-    int64_t at = 0;
-    int ret;
-
-    if (!directory) {
-        return corrupt(error, "no memory for the bitmap directory");
-    }
-    ret = bdrv_pread(bs->file, header->bitmap_directory_offset, bytes,
-                     directory);
-    if (ret < 0) {
-        error_set_errno(error, -ret, "reading the bitmap directory");
-        return false;
-    }
-    for (uint32_t i = 0; i < header->bitmaps; i++) {
-        if (!next_bitmap(directory, bytes, &at, error)) {
-            return false;
-        }
-    }
-    return true;
-}
-
 bool qcow2_header_load(BlockDriverState *bs, Qcow2Header *ret_header,
                        bool for_check, GError **error)
 {
@@ -583,17 +578,8 @@ bool qcow2_header_load(BlockDriverState *bs, Qcow2Header *ret_header,
         error_set_errno(error, -ret, "reading the header");
         return false;
     }
-    if (!qcow2_header_parse(ret_header, buffer, bytes, file_bytes, for_check,
-                            error)) {
-        return false;
-    }
-    if (ret_header->has_bitmaps && !for_check &&
-        (ret_header->autoclear & QCOW2_AUTOCLEAR_BITMAPS) &&
-        !check_bitmap_directory(bs, ret_header, error)) {
-        qcow2_header_clear(ret_header);
-        return false;
-    }
-    return true;
+    return qcow2_header_parse(ret_header, buffer, bytes, file_bytes,
+                              for_check, error);
 }
 
 /* -- writing -------------------------------------------------------------- */
@@ -644,44 +630,4 @@ int coroutine_fn qcow2_header_co_write_l1(BlockDriverState *bs, int64_t size,
     be64_set(&raw.l1_table_offset, (uint64_t)l1_offset);
     return bdrv_co_pwrite(bs->file, offsetof(Qcow2RawHeader, size), 24,
                           &raw.size, 0);
-}
-
-int coroutine_fn qcow2_header_co_mark_bitmaps(BlockDriverState *bs)
-{
-    const Qcow2Header *header = &qcow2_state(bs)->header;
-    g_autofree uint8_t *directory = NULL;
-    bool changed = false;
-    int64_t at = 0;
-    int ret;
-
-    /* Stale ones may lie where somebody else's data is by now. */
-    if (!header->has_bitmaps ||
-        !(header->autoclear & QCOW2_AUTOCLEAR_BITMAPS)) {
-        return 0;
-    }
-    directory = g_try_malloc(header->bitmap_directory_bytes);
-    if (!directory) {
-        return -ENOMEM;
-    }
-    ret = bdrv_co_pread(bs->file, header->bitmap_directory_offset,
-                        header->bitmap_directory_bytes, directory, 0);
-    for (uint32_t i = 0; ret >= 0 && i < header->bitmaps; i++) {
-        Qcow2RawBitmapEntry *raw =
-            next_bitmap(directory, header->bitmap_directory_bytes, &at, NULL);
-        uint32_t flags;
-
-        if (!raw) {
-            return -EIO;
-        }
-        flags = be32_get(&raw->flags);
-        if ((flags & QCOW2_BITMAP_AUTO) && !(flags & QCOW2_BITMAP_IN_USE)) {
-            be32_set(&raw->flags, flags | QCOW2_BITMAP_IN_USE);
-            changed = true;
-        }
-    }
-    if (ret >= 0 && changed) {
-        ret = bdrv_co_pwrite(bs->file, header->bitmap_directory_offset,
-                             header->bitmap_directory_bytes, directory, 0);
-    }
-    return ret < 0 || !changed ? ret : bdrv_co_flush(bs->file->bs);
 }

@@ -17,7 +17,9 @@ typedef struct Qcow2Header {
     unsigned version;
     unsigned cluster_bits;
     int64_t size;
-    uint32_t crypt_method;
+    uint32_t crypt_method;   /* a Qcow2Crypt */
+    int64_t crypto_offset;   /* of the LUKS header; 0: none */
+    int64_t crypto_bytes;
     int64_t l1_entries;
     int64_t l1_offset;
     int64_t reftable_offset;
@@ -38,6 +40,18 @@ typedef struct Qcow2Header {
     int64_t bitmap_directory_offset;
     int64_t bitmap_directory_bytes;
 } Qcow2Header;
+
+/* Words of 8 bytes of an L2 entry. */
+static inline unsigned qcow2_header_l2_words(const Qcow2Header *header)
+{
+    return header->incompatible & QCOW2_INCOMPAT_EXTENDED_L2 ? 2 : 1;
+}
+
+/* log2 of the entries of an L2 table. */
+static inline unsigned qcow2_header_l2_bits(const Qcow2Header *header)
+{
+    return header->cluster_bits - 2 - qcow2_header_l2_words(header);
+}
 
 /*
  * qcow2_header_parse:
@@ -79,11 +93,5 @@ int coroutine_fn qcow2_header_co_write_reftable(BlockDriverState *bs,
 int coroutine_fn qcow2_header_co_write_l1(BlockDriverState *bs, int64_t size,
                                           int64_t l1_offset,
                                           int64_t l1_entries);
-
-/*
- * Bitmaps of a version 3 image: each enabled one is marked in use (its stored
- * content will be stale), and flushed. 0 or -errno. Coroutine.
- */
-int coroutine_fn qcow2_header_co_mark_bitmaps(BlockDriverState *bs);
 
 #endif

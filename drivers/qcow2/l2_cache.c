@@ -7,7 +7,8 @@
  * is cluster.c's.
  *
  *   l1[i] ─ raw L1 entries
- *   table[i] ──▶ Qcow2L2Table ─ slice[j] ──▶ Qcow2Slice ─ entry[k]
+ *   table[i] ──▶ Qcow2L2Table ─ slice[j] ──▶ Qcow2Slice ─ word[k], or
+ *                                            word[2k] and word[2k + 1]
  *
  * Always true when the lock is free:
  *  L1  a slice in memory is what the table on disk says, or its changed
@@ -16,7 +17,8 @@
  *      copy on disk is stale;
  *  L3  an evicted slice stays readable until its grace period has passed;
  *  L4  a table struct, once reachable, lives until the image is closed;
- *  L5  a slice is loaded by one coroutine at a time (table->loading).
+ *  L5  a slice is loaded by one coroutine at a time (table->loading); one may
+ *      load several that follow each other.
  *
  * Locking: pointers and entries are atomic and may be read inside an epoch.
  * All changes are made under q->lock. A load drops it during its I/O; copying
@@ -25,6 +27,7 @@
 #include "drivers/qcow2/l2_cache.h"
 
 #include "block/io/io.h"
+#include "drivers/qcow2/data_file.h"
 #include "drivers/qcow2/overlap.h"
 #include "drivers/qcow2/qcow2.h"
 
@@ -34,6 +37,10 @@
 /* How far the clock hand moves at most for one new slice. */
 #define CLOCK_STEPS_MAX 128
 #define SLICES_MIN 16
+/* Slices that one read brings to who walks from one to the next. */
+#define AHEAD_MAX 16
+/* Looks at an entry that changes, until its writer gets the processor. */
+#define SPINS_MAX 64
 
 static unsigned slice_entries(const Qcow2L2Cache *cache)
 {
@@ -42,7 +49,7 @@ static unsigned slice_entries(const Qcow2L2Cache *cache)
 
 static size_t slice_bytes(const Qcow2L2Cache *cache)
 {
-    return sizeof(uint64_t) << cache->slice_bits;
+    return cache->slice_words * sizeof(uint64_t);
 }
 
 void qcow2_l2_init(BlockDriverState *bs, uint64_t *l1, int64_t l1_entries,
@@ -55,7 +62,8 @@ void qcow2_l2_init(BlockDriverState *bs, uint64_t *l1, int64_t l1_entries,
     cache->l1 = l1;
     cache->l1_entries = l1_entries;
     cache->table = g_new0(Qcow2L2Table *, MAX(l1_entries, 1));
-    cache->slice_bits = __builtin_ctzll(bytes / sizeof(uint64_t));
+    cache->slice_words = bytes / sizeof(uint64_t);
+    cache->slice_bits = __builtin_ctz(cache->slice_words / q->l2_words);
     cache->slices_per_table = q->cluster_bytes / bytes;
     cache->slice_limit = MAX(cache_bytes / bytes, SLICES_MIN);
     cache->slices = g_ptr_array_new();
@@ -156,11 +164,36 @@ Qcow2Slice *qcow2_l2_peek(const BlockDriverState *bs,
     return slice;
 }
 
+Qcow2L2Entry qcow2_l2_get_extended(const Qcow2Slice *slice, unsigned entry)
+{
+    const uint64_t *word = &slice->word[2 * entry];
+
+    for (unsigned turn = 1;; turn++) {
+        uint32_t before = __atomic_load_n(&slice->sequence, __ATOMIC_ACQUIRE);
+        Qcow2L2Entry value = {
+            __atomic_load_n(&word[0], __ATOMIC_ACQUIRE),
+            __atomic_load_n(&word[1], __ATOMIC_ACQUIRE),
+        };
+
+        if (!(before & 1) &&
+            __atomic_load_n(&slice->sequence, __ATOMIC_RELAXED) == before) {
+            return value;
+        }
+        /* Its thread was put aside between two stores: let it run. */
+        if (turn % SPINS_MAX == 0) {
+            g_thread_yield();
+        }
+    }
+}
+
 /* -- slices come and go --------------------------------------------------- */
 
 static Qcow2Slice *slice_new(const Qcow2L2Cache *cache)
 {
-    return g_malloc0(sizeof(Qcow2Slice) + slice_bytes(cache));
+    Qcow2Slice *slice = g_malloc0(sizeof(Qcow2Slice) + slice_bytes(cache));
+
+    slice->is_extended = cache->slice_words >> cache->slice_bits > 1;
+    return slice;
 }
 
 static bool may_evict(const Qcow2Slice *slice)
@@ -292,24 +325,86 @@ static int get_table(Qcow2State *q, int64_t l1_index, Qcow2L2Table **ret)
     return 0;
 }
 
-/* Reads a slice of the table on disk. No lock needed. */
-static int coroutine_fn read_slice(BlockDriverState *bs,
-                                   const Qcow2L2Table *table, unsigned index,
-                                   Qcow2Slice *slice)
+/* Reads slices of the table on disk, from @index on. No lock needed. */
+static int coroutine_fn read_slices(BlockDriverState *bs,
+                                    const Qcow2L2Table *table, unsigned index,
+                                    Qcow2Slice *const *slice, unsigned count)
 {
     const Qcow2L2Cache *cache = &qcow2_state(bs)->l2;
     int64_t bytes = slice_bytes(cache);
+    struct iovec pieces[AHEAD_MAX];
+    IoVec iov;
     int ret;
 
+    for (unsigned i = 0; i < count; i++) {
+        pieces[i] = (struct iovec) { slice[i]->word, bytes };
+    }
+    iovec_init_external(&iov, pieces, (int)count);
     bdrv_debug_event(bs->file, BLOCK_DEBUG_L2_LOAD);
-    ret = bdrv_co_pread(bs->file, table->host_offset + index * bytes, bytes,
-                        slice->entry, 0);
+    ret = bdrv_co_preadv(bs->file, table->host_offset + index * bytes,
+                         count * bytes, &iov, 0, 0);
     if (ret < 0) {
         return ret == -EINVAL ? -EIO : ret; /* past the end of the file */
     }
-    for (unsigned i = 0; i < slice_entries(cache); i++) {
-        slice->entry[i] = be64toh(slice->entry[i]);
+    for (unsigned i = 0; i < count; i++) {
+        for (unsigned j = 0; j < cache->slice_words; j++) {
+            slice[i]->word[j] = be64toh(slice[i]->word[j]);
+        }
     }
+    return 0;
+}
+
+/* Is the slice before this one, perhaps of the table before, in memory? */
+static bool follows_another(const Qcow2L2Cache *cache,
+                            const Qcow2L2Table *table, unsigned index)
+{
+    const Qcow2L2Table *before;
+
+    if (index > 0) {
+        return table->slice[index - 1] != NULL;
+    }
+    before = table->l1_index > 0 ? cache->table[table->l1_index - 1] : NULL;
+    return before && before->slice[cache->slices_per_table - 1];
+}
+
+/*
+ * How many slices to read from @index on: who walks over the image wants the
+ * next ones soon, and one read costs little more for many. Lock held.
+ */
+static unsigned count_ahead(const Qcow2L2Cache *cache,
+                            const Qcow2L2Table *table, unsigned index)
+{
+    unsigned limit = MIN(AHEAD_MAX, cache->slices_per_table - index);
+    unsigned count = 1;
+
+    if (!follows_another(cache, table, index)) {
+        return 1;
+    }
+    limit = (unsigned)MIN(limit, MAX(cache->slice_limit / 4, 1));
+    while (count < limit && !table->loading[index + count] &&
+           !table->slice[index + count]) {
+        count++;
+    }
+    return count;
+}
+
+/* Takes a slice that was read into the cache, or not. Lock held. */
+static int take_slice(BlockDriverState *bs, Qcow2L2Table *table,
+                      unsigned index, Qcow2Slice *slice)
+{
+    Qcow2State *q = qcow2_state(bs);
+    int ret = qcow2_data_file_check_entries(
+        bs,
+        ((table->l1_index << q->l2_bits) +
+         ((int64_t)index << q->l2.slice_bits)) << q->cluster_bits,
+        slice->word, q->l2.slice_words);
+
+    if (ret < 0) {
+        g_free(slice);
+        return ret;
+    }
+    qcow2_overlap_guard(bs, slice->word, q->l2.slice_words);
+    install(bs, table, index, slice);
     return 0;
 }
 
@@ -318,21 +413,31 @@ static int coroutine_fn load_from_disk(BlockDriverState *bs,
                                        Qcow2L2Table *table, unsigned index)
 {
     Qcow2State *q = qcow2_state(bs);
-    Qcow2Slice *slice = slice_new(&q->l2);
+    unsigned wanted = count_ahead(&q->l2, table, index);
+    unsigned count = wanted;
+    Qcow2Slice *slice[AHEAD_MAX];
     int ret;
 
-    table->loading[index] = 1;
-    co_mutex_unlock(&q->lock);
-    ret = read_slice(bs, table, index, slice);
-    co_mutex_lock(&q->lock);
-    if (ret >= 0) {
-        qcow2_overlap_guard(bs, slice->entry, slice_entries(&q->l2));
+    for (unsigned i = 0; i < wanted; i++) {
+        slice[i] = slice_new(&q->l2);
+        table->loading[index + i] = 1;
     }
-    table->loading[index] = 0;
-    if (ret < 0) {
-        g_free(slice);
-    } else {
-        install(bs, table, index, slice);
+    co_mutex_unlock(&q->lock);
+    ret = read_slices(bs, table, index, slice, count);
+    if (ret < 0 && count > 1) {
+        count = 1; /* only what was asked for may fail the request */
+        ret = read_slices(bs, table, index, slice, count);
+    }
+    co_mutex_lock(&q->lock);
+    for (unsigned i = wanted; i-- > 0;) {
+        table->loading[index + i] = 0;
+        if (ret < 0 || i >= count) {
+            g_free(slice[i]);
+        } else if (i > 0) {
+            (void) take_slice(bs, table, index + i, slice[i]);
+        } else {
+            ret = take_slice(bs, table, index, slice[0]);
+        }
     }
     co_queue_wake_all(&q->l2.loaded);
     return ret;
@@ -438,12 +543,12 @@ static int coroutine_fn load_all(BlockDriverState *bs, Qcow2L2Table *table)
             continue;
         }
         slice = slice_new(cache);
-        ret = read_slice(bs, table, i, slice);
+        ret = read_slices(bs, table, i, &slice, /* count= */ 1);
         if (ret < 0) {
             g_free(slice);
             return ret;
         }
-        qcow2_overlap_guard(bs, slice->entry, slice_entries(cache));
+        qcow2_overlap_guard(bs, slice->word, cache->slice_words);
         slice->pins = 1;
         install(bs, table, i, slice);
     }
@@ -475,12 +580,12 @@ static void move_slices(Qcow2L2Cache *cache, Qcow2L2Table *from,
 
         slice->table = to;
         to->slice[i] = slice;
-        for (unsigned k = 0; k < slice_entries(cache); k++) {
-            uint64_t entry = slice->entry[k];
+        for (unsigned k = 0; k < cache->slice_words;
+             k += slice->is_extended ? 2 : 1) {
+            uint64_t word = slice->word[k];
 
-            if (entry & QCOW2_ENTRY_COPIED) {
-                __atomic_store_n(&slice->entry[k],
-                                 entry & ~QCOW2_ENTRY_COPIED,
+            if (word & QCOW2_ENTRY_COPIED) {
+                __atomic_store_n(&slice->word[k], word & ~QCOW2_ENTRY_COPIED,
                                  __ATOMIC_RELEASE);
             }
         }
@@ -579,12 +684,31 @@ void qcow2_l2_mark_dirty(BlockDriverState *bs, Qcow2Slice *slice,
     slice->dirty |= sectors;
 }
 
-void qcow2_l2_set(BlockDriverState *bs, Qcow2Slice *slice, unsigned entry,
-                  uint64_t value)
+/* Readers see the old entry or the new one: see the header. */
+static void store_extended(Qcow2Slice *slice, unsigned first,
+                           Qcow2L2Entry value)
 {
-    __atomic_store_n(&slice->entry[entry], value, __ATOMIC_SEQ_CST);
-    qcow2_l2_mark_dirty(
-        bs, slice, 1u << (entry * sizeof(value) / QCOW2_SLICE_SECTOR_BYTES));
+    uint32_t sequence = __atomic_load_n(&slice->sequence, __ATOMIC_RELAXED);
+
+    __atomic_store_n(&slice->sequence, sequence + 1, __ATOMIC_RELAXED);
+    __atomic_store_n(&slice->word[first], value.word, __ATOMIC_RELEASE);
+    __atomic_store_n(&slice->word[first + 1], value.bitmap, __ATOMIC_RELEASE);
+    __atomic_store_n(&slice->sequence, sequence + 2, __ATOMIC_SEQ_CST);
+}
+
+void qcow2_l2_set(BlockDriverState *bs, Qcow2Slice *slice, unsigned entry,
+                  Qcow2L2Entry value)
+{
+    unsigned first = slice->is_extended ? 2 * entry : entry;
+
+    if (slice->is_extended) {
+        store_extended(slice, first, value);
+    } else {
+        __atomic_store_n(&slice->word[first], value.word, __ATOMIC_SEQ_CST);
+    }
+    qcow2_l2_mark_dirty(bs, slice,
+                        1u << (first * sizeof(uint64_t) /
+                               QCOW2_SLICE_SECTOR_BYTES));
 }
 
 void qcow2_l1_set(BlockDriverState *bs, int64_t l1_index, uint64_t value)

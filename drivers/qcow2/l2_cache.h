@@ -5,7 +5,16 @@
  * The L1 table is whole in memory. L2 tables are cached by slices of at most
  * 4 KiB, found through atomic pointers without a lock by whoever is inside an
  * epoch: l1 index -> Qcow2L2Table -> Qcow2Slice -> entry. Entries are in host
- * byte order and atomic. Everything that changes them holds the lock.
+ * byte order, of one word, or of two in an image with extended L2 entries.
+ * Everything that changes them holds the lock.
+ *
+ * A word is atomic. The two words of an extended entry are read as one with
+ * the slice's sequence count: it is odd while a writer is between its stores,
+ * and a reader who finds it odd, or changed, reads again. Every store of a
+ * word is a release and every load an acquire: so who sees a new word sees
+ * the odd count, or a later one, when it looks at the count afterwards, and
+ * who saw the even count at first sees the words that belong to it. A writer
+ * never waits between its four stores; so a reader hardly ever does.
  */
 #ifndef DRIVERS_QCOW2_L2_CACHE_H
 #define DRIVERS_QCOW2_L2_CACHE_H
@@ -18,16 +27,24 @@
 
 typedef struct Qcow2L2Table Qcow2L2Table;
 
+/* What a guest cluster is; @bitmap is 0 without extended L2 entries. */
+typedef struct Qcow2L2Entry {
+    uint64_t word;
+    uint64_t bitmap;
+} Qcow2L2Entry;
+
 typedef struct Qcow2Slice {
     Qcow2L2Table *table;
     unsigned index;       /* in the table */
     unsigned pins;        /* under lock: may not be evicted */
     uint8_t dirty;        /* under lock: a bit for each 512-byte sector */
     uint8_t referenced;   /* atomic: used since the clock hand last passed */
+    bool is_extended;     /* two words an entry */
+    uint32_t sequence;    /* atomic: odd while an extended entry changes */
     unsigned position;    /* in the cache's array of slices */
     uint64_t retired;     /* the ticket, once it was evicted */
     struct Qcow2Slice *next; /* among the retired */
-    uint64_t entry[];     /* atomic */
+    uint64_t word[];      /* atomic */
 } Qcow2Slice;
 
 struct Qcow2L2Table {
@@ -44,6 +61,7 @@ typedef struct Qcow2L2Cache {
     uint64_t *l1;         /* atomic entries, host byte order */
     Qcow2L2Table **table; /* atomic, one for each L1 entry; NULL: unused */
     unsigned slice_bits;  /* log2 of the entries of a slice */
+    unsigned slice_words; /* of 8 bytes */
     unsigned slices_per_table;
     /* -- under lock -------------------------------------------------------- */
     int64_t slice_limit;   /* how many to keep */
@@ -106,14 +124,21 @@ int coroutine_fn qcow2_l2_get_for_write(BlockDriverState *bs,
 /* Lock held. */
 void qcow2_l2_unpin(BlockDriverState *bs, Qcow2Slice *slice);
 
-static inline uint64_t qcow2_l2_get(const Qcow2Slice *slice, unsigned entry)
+/* Both words of an extended entry, as they belong together. */
+Qcow2L2Entry qcow2_l2_get_extended(const Qcow2Slice *slice, unsigned entry);
+
+static inline Qcow2L2Entry qcow2_l2_get(const Qcow2Slice *slice,
+                                        unsigned entry)
 {
-    return __atomic_load_n(&slice->entry[entry], __ATOMIC_ACQUIRE);
+    return slice->is_extended
+               ? qcow2_l2_get_extended(slice, entry)
+               : (Qcow2L2Entry){ __atomic_load_n(&slice->word[entry],
+                                                 __ATOMIC_ACQUIRE), 0 };
 }
 
 /* Publishes a new value and marks it dirty. Lock held. */
 void qcow2_l2_set(BlockDriverState *bs, Qcow2Slice *slice, unsigned entry,
-                  uint64_t value);
+                  Qcow2L2Entry value);
 
 /* Marks sectors (a bit each) of a slice as to be written. Lock held. */
 void qcow2_l2_mark_dirty(BlockDriverState *bs, Qcow2Slice *slice,

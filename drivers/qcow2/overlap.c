@@ -26,6 +26,7 @@
 #include "drivers/qcow2/overlap.h"
 
 #include "drivers/qcow2/cluster.h"
+#include "drivers/qcow2/data_file.h"
 
 #include <errno.h>
 #include <inttypes.h>
@@ -109,6 +110,7 @@ static const char *main_metadata_name(const Qcow2State *q,
         [QCOW2_RANGE_REFTABLE] = "refcount table",
         [QCOW2_RANGE_SNAPSHOTS] = "snapshot table",
         [QCOW2_RANGE_BITMAPS] = "bitmap directory",
+        [QCOW2_RANGE_CRYPTO] = "crypto header",
     };
 
     for (unsigned i = 0; i < QCOW2_RANGES; i++) {
@@ -206,6 +208,7 @@ int coroutine_fn qcow2_overlap_check_entry(BlockDriverState *bs,
     int ret;
 
     if ((entry & QCOW2_L2_COMPRESSED) || host_offset == 0 ||
+        qcow2_has_data_file(q) ||
         host_offset >= qcow2_file_length(q)) {
         return 0;
     }
@@ -223,16 +226,18 @@ int coroutine_fn qcow2_overlap_check_entry(BlockDriverState *bs,
     return ret;
 }
 
-void coroutine_fn qcow2_overlap_guard(BlockDriverState *bs, uint64_t *entries,
+void coroutine_fn qcow2_overlap_guard(BlockDriverState *bs, uint64_t *words,
                                       int64_t count)
 {
-    if (!qcow2_state(bs)->guards) {
+    Qcow2State *q = qcow2_state(bs);
+
+    if (!q->guards || qcow2_has_data_file(q)) {
         return;
     }
-    for (int64_t i = 0; i < count; i++) {
-        if ((entries[i] & QCOW2_ENTRY_COPIED) &&
-            qcow2_overlap_check_entry(bs, entries[i]) < 0) {
-            entries[i] &= ~QCOW2_ENTRY_COPIED;
+    for (int64_t i = 0; i < count; i += q->l2_words) {
+        if ((words[i] & QCOW2_ENTRY_COPIED) &&
+            qcow2_overlap_check_entry(bs, words[i]) < 0) {
+            words[i] &= ~QCOW2_ENTRY_COPIED;
         }
     }
 }

@@ -42,11 +42,11 @@ int coroutine_fn qcow2_overlap_check_entry(BlockDriverState *bs,
 
 /*
  * qcow2_overlap_guard:
- * Takes COPIED from each of the @count just loaded L2 entries that fails
+ * Takes COPIED from each L2 entry, of the just loaded @count words, that fails
  * qcow2_overlap_check_entry(), so that no write in place follows it. Nothing
  * when the image is not to be written to (q->guards). Coroutine, lock held.
  */
-void coroutine_fn qcow2_overlap_guard(BlockDriverState *bs, uint64_t *entries,
+void coroutine_fn qcow2_overlap_guard(BlockDriverState *bs, uint64_t *words,
                                       int64_t count);
 
 /*

@@ -15,11 +15,17 @@
 
 #include "block/graph/open.h"
 #include "block/io/io.h"
+#include "block/rt/aio_context.h"
 #include "block/rt/buffer_pool.h"
+#include "drivers/qcow2/amend.h"
+#include "drivers/qcow2/bitmaps.h"
 #include "drivers/qcow2/check.h"
 #include "drivers/qcow2/cluster.h"
 #include "drivers/qcow2/compress.h"
 #include "drivers/qcow2/create.h"
+#include "drivers/qcow2/crypto.h"
+#include "drivers/qcow2/data_file.h"
+#include "drivers/qcow2/data_io.h"
 #include "drivers/qcow2/deflate.h"
 #include "drivers/qcow2/overlap.h"
 #include "drivers/qcow2/snapshot.h"
@@ -29,9 +35,6 @@
 
 #define L2_CACHE_DEFAULT_BYTES (32 * MIB)
 #define REFCOUNT_CACHE_DEFAULT_BYTES (4 * MIB)
-
-/* Autoclear bits whose meaning we keep up. */
-#define KNOWN_AUTOCLEAR ((uint64_t)QCOW2_AUTOCLEAR_BITMAPS)
 
 /* -- shared state --------------------------------------------------------- */
 
@@ -72,6 +75,8 @@ void qcow2_set_ranges(Qcow2State *q)
                     header->has_bitmaps &&
                             (header->autoclear & QCOW2_AUTOCLEAR_BITMAPS)
                         ? header->bitmap_directory_bytes : 0);
+    qcow2_set_range(q, QCOW2_RANGE_CRYPTO, header->crypto_offset,
+                    header->crypto_bytes);
 }
 
 void coroutine_fn qcow2_mark_corrupt(BlockDriverState *bs, const char *what)
@@ -98,13 +103,14 @@ int coroutine_fn qcow2_prepare_write(BlockDriverState *bs)
     uint64_t autoclear;
     int ret = 0;
 
-    if (__atomic_load_n(&q->is_corrupt, __ATOMIC_RELAXED) || q->for_check) {
+    if (__atomic_load_n(&q->is_corrupt, __ATOMIC_RELAXED) || q->for_check ||
+        !q->data) {
         return -EIO;
     }
     co_mutex_lock(&q->commit_lock);
-    autoclear = q->header.autoclear & KNOWN_AUTOCLEAR;
+    autoclear = q->header.autoclear & QCOW2_KNOWN_AUTOCLEAR;
     if (!q->write_state) {
-        ret = qcow2_header_co_mark_bitmaps(bs);
+        ret = qcow2_bitmaps_co_mark(bs, /* all= */ false);
         if (ret >= 0 && autoclear != q->header.autoclear) {
             ret = qcow2_header_co_write_features(bs, q->header.incompatible,
                                                  q->header.compatible,
@@ -132,28 +138,30 @@ static int coroutine_fn qcow2_co_preadv(BlockDriverState *bs, int64_t offset,
                                         size_t iov_offset,
                                         BdrvRequestFlags flags)
 {
-    return qcow2_state(bs)->for_check
+    const Qcow2State *q = qcow2_state(bs);
+
+    return q->for_check || !q->data
                ? -EIO
                : qcow2_read(bs, offset, bytes, iov, iov_offset);
 }
 
 static int coroutine_fn write_in_place(BlockDriverState *bs,
-                                       const Qcow2Run *run, IoVec *iov,
-                                       size_t iov_offset)
+                                       const Qcow2Run *run, int64_t offset,
+                                       IoVec *iov, size_t iov_offset)
 {
     Qcow2State *q = qcow2_state(bs);
     int ret;
 
-    if (qcow2_hits_main_metadata(q, run->host_offset, run->bytes)) {
+    if (!qcow2_has_data_file(q) &&
+        qcow2_hits_main_metadata(q, run->host_offset, run->bytes)) {
         qcow2_mark_corrupt(bs, "an L2 entry points at metadata");
         return -EIO;
     }
-    bdrv_debug_event(bs->file, BLOCK_DEBUG_WRITE_AIO);
-    ret = bdrv_co_pwritev(bs->file, run->host_offset, run->bytes, iov,
-                          iov_offset, 0);
+    ret = qcow2_data_co_pwritev(bs, run->host_offset, offset, run->bytes, iov,
+                                iov_offset);
     if (ret >= 0) {
         /* Only the last, cut off cluster of a file can change it. */
-        qcow2_raise_file_length(q, run->host_offset + run->bytes);
+        qcow2_raise_data_length(q, run->host_offset + run->bytes);
     }
     return ret;
 }
@@ -194,7 +202,7 @@ static int coroutine_fn qcow2_co_pwritev(BlockDriverState *bs, int64_t offset,
         in_place =
             ret >= 0 && run.type == QCOW2_CLUSTER_NORMAL && run.copied;
         if (in_place) {
-            ret = write_in_place(bs, &run, iov, iov_offset);
+            ret = write_in_place(bs, &run, offset, iov, iov_offset);
             done = run.bytes;
         }
         qcow2_epoch_leave(q->epoch, side);
@@ -249,6 +257,9 @@ static int coroutine_fn qcow2_co_pwritev_compressed(BlockDriverState *bs,
     int64_t end = offset + bytes;
     int ret;
 
+    if (qcow2_has_data_file(q) || qcow2_is_encrypted(q)) {
+        return -ENOTSUP;
+    }
     if (qcow2_in_cluster(q, offset) != 0 ||
         (qcow2_in_cluster(q, end) != 0 && end != bdrv_node_length(bs))) {
         return -EINVAL;
@@ -264,9 +275,11 @@ static int coroutine_fn qcow2_co_pwritev_compressed(BlockDriverState *bs,
     return ret;
 }
 
-/* Whole clusters? The image's last, partial one counts as whole. */
-static bool is_whole_clusters(const BlockDriverState *bs, int64_t offset,
-                              int64_t *bytes)
+/*
+ * A multiple of @unit? The image's last, partial cluster counts as whole.
+ */
+static bool is_whole_units(const BlockDriverState *bs, int64_t unit,
+                           int64_t offset, int64_t *bytes)
 {
     Qcow2State *q = qcow2_state(bs);
     int64_t end = offset + *bytes;
@@ -275,7 +288,7 @@ static bool is_whole_clusters(const BlockDriverState *bs, int64_t offset,
         end = align_up(end, q->cluster_bytes);
     }
     *bytes = end - offset;
-    return qcow2_in_cluster(q, offset) == 0 && qcow2_in_cluster(q, end) == 0;
+    return is_aligned(offset | end, unit);
 }
 
 static int coroutine_fn clear(BlockDriverState *bs, int64_t offset,
@@ -283,8 +296,13 @@ static int coroutine_fn clear(BlockDriverState *bs, int64_t offset,
 {
     Qcow2State *q = qcow2_state(bs);
     int ret = may_write(q) ? 0 : qcow2_prepare_write(bs);
+    bool is_done = false;
 
-    if (ret < 0) {
+    if (ret >= 0) {
+        ret = qcow2_data_file_clear(bs, offset, bytes,
+                                    mode != QCOW2_CLEAR_ZERO, &is_done);
+    }
+    if (ret < 0 || is_done) {
         return ret;
     }
     ret = qcow2_clear_clusters(bs, offset, bytes, mode);
@@ -300,7 +318,8 @@ static int coroutine_fn qcow2_co_pwrite_zeroes(BlockDriverState *bs,
 {
     bool unmap = flags & BDRV_REQ_MAY_UNMAP;
 
-    if (!is_whole_clusters(bs, offset, &bytes)) {
+    if (!is_whole_units(bs, qcow2_state(bs)->subcluster_bytes, offset,
+                        &bytes)) {
         return -ENOTSUP;
     }
     if (qcow2_state(bs)->header.version < 3) {
@@ -316,8 +335,12 @@ static int coroutine_fn qcow2_co_pwrite_zeroes(BlockDriverState *bs,
 static int coroutine_fn qcow2_co_pdiscard(BlockDriverState *bs,
                                           int64_t offset, int64_t bytes)
 {
-    if (!is_whole_clusters(bs, offset, &bytes)) {
+    if (!is_whole_units(bs, qcow2_state(bs)->cluster_bytes, offset,
+                        &bytes)) {
         return -ENOTSUP;
+    }
+    if (qcow2_state(bs)->discard_no_unref) {
+        return clear(bs, offset, bytes, QCOW2_CLEAR_ZERO);
     }
     if (!bs->backing) {
         return clear(bs, offset, bytes, QCOW2_CLEAR_UNALLOCATED);
@@ -346,6 +369,15 @@ static const BlockOptionDesc qcow2_options[] = {
     { "pass-discard-request", BLOCK_OPTION_BOOL,
       "punch freed clusters out of the file (default: when discards reach "
       "the image)", NULL, NULL, false, false },
+    { "encrypt.format", BLOCK_OPTION_STRING,
+      "aes or luks; the image's own is taken, it must be this one", NULL,
+      NULL, false, false },
+    { "encrypt.key-secret", BLOCK_OPTION_STRING,
+      "id of the secret that opens the image (default: --key)", NULL, NULL,
+      false, false },
+    { "discard-no-unref", BLOCK_OPTION_BOOL,
+      "discarded clusters read zeros, but stay allocated", "off", NULL, false,
+      false },
     { NULL, BLOCK_OPTION_STRING, NULL, NULL, NULL, false, false },
 };
 
@@ -354,6 +386,7 @@ typedef struct OpenOptions {
     int64_t refcount_cache_bytes;
     bool lazy_refcounts;
     bool pass_discard;
+    bool discard_no_unref;
 } OpenOptions;
 
 static bool take_options(BlockOptions *options, BdrvOpenFlags flags,
@@ -369,7 +402,9 @@ static bool take_options(BlockOptions *options, BdrvOpenFlags flags,
            block_options_take_bool(options, "lazy-refcounts",
                                    &opts->lazy_refcounts, error) &&
            block_options_take_bool(options, "pass-discard-request",
-                                   &opts->pass_discard, error);
+                                   &opts->pass_discard, error) &&
+           block_options_take_bool(options, "discard-no-unref",
+                                   &opts->discard_no_unref, error);
 }
 
 /* Everything that hangs off the header, from the file into memory. */
@@ -392,6 +427,7 @@ static bool load_tables(BlockDriverState *bs, GError **error)
         qcow2_inflater_new(header->compression_type, q->cluster_bits);
     q->deflater = qcow2_deflater_new(header->compression_type);
     return qcow2_snapshots_load(bs, error) &&
+           qcow2_bitmaps_load(bs, error) &&
            (!q->guards || qcow2_snapshots_guard(bs, error));
 }
 
@@ -401,6 +437,7 @@ static void unload(BlockDriverState *bs)
 
     qcow2_overlap_forget(bs);
     qcow2_snapshots_clear(bs);
+    qcow2_bitmaps_unload(bs);
     qcow2_l2_destroy(bs);
     qcow2_refcount_destroy(bs);
     g_clear_pointer(&q->inflater, qcow2_inflater_free);
@@ -419,7 +456,11 @@ static bool load(BlockDriverState *bs, GError **error)
     }
     q->cluster_bits = q->header.cluster_bits;
     q->cluster_bytes = (int64_t)1 << q->cluster_bits;
-    q->l2_bits = q->cluster_bits - 3;
+    q->l2_bits = qcow2_header_l2_bits(&q->header);
+    q->l2_words = qcow2_header_l2_words(&q->header);
+    q->subclusters = q->l2_words > 1 ? QCOW2_SUBCLUSTERS : 1;
+    q->subcluster_bytes = q->cluster_bytes / q->subclusters;
+    q->subcluster_bits = __builtin_ctzll(q->subcluster_bytes);
     length = bdrv_node_length(bs->file->bs);
     q->file_length = length;
     q->fresh_offset = q->used_end = align_up(length, q->cluster_bytes);
@@ -445,10 +486,14 @@ bool qcow2_reload(BlockDriverState *bs, GError **error)
 /* Somebody else may have changed the image, also its length. */
 static bool qcow2_invalidate_cache(BlockDriverState *bs, GError **error)
 {
+    (void) qcow2_bitmaps_untrack(bs);
     if (!qcow2_reload(bs, error)) {
         return false;
     }
     bs->length = qcow2_state(bs)->header.size;
+    if (!bs->read_only) {
+        qcow2_bitmaps_track(bs);
+    }
     return true;
 }
 
@@ -491,6 +536,18 @@ static bool check_writable(BlockDriverState *bs, BdrvOpenFlags flags,
            repair_dirty(bs, error);
 }
 
+static bool check_discards(const BlockDriverState *bs, GError **error)
+{
+    const Qcow2State *q = qcow2_state(bs);
+
+    if (q->discard_no_unref && q->header.version < 3) {
+        g_set_error_literal(error, IMGFUSE_ERROR, IMGFUSE_ERROR_OPTION,
+                            "discard-no-unref needs an image of version 3");
+        return false;
+    }
+    return true;
+}
+
 static bool qcow2_open(BlockDriverState *bs, BlockOptions *options,
                        BdrvOpenFlags flags, GError **error)
 {
@@ -506,6 +563,7 @@ static bool qcow2_open(BlockDriverState *bs, BlockOptions *options,
     q->for_check = flags & BDRV_O_CHECK;
     q->guards = flags & BDRV_O_RDWR;
     q->discard_to_file = opts.pass_discard;
+    q->discard_no_unref = opts.discard_no_unref;
     q->l2_cache_bytes = opts.l2_cache_bytes;
     q->refcount_cache_bytes = opts.refcount_cache_bytes;
     if (posix_memalign(&epoch, 64, sizeof(Qcow2Epoch)) != 0) {
@@ -515,7 +573,11 @@ static bool qcow2_open(BlockDriverState *bs, BlockOptions *options,
     co_mutex_init(&q->commit_lock);
     co_mutex_init(&q->lock);
     co_queue_init(&q->in_flight_queue);
-    if (!load(bs, error) || !check_writable(bs, flags, error)) {
+    if (!load(bs, error) ||
+        !qcow2_data_file_open(bs, options, flags, error) ||
+        !qcow2_crypto_open(bs, options, flags, error) ||
+        !check_discards(bs, error) || !check_writable(bs, flags, error)) {
+        qcow2_crypto_close(bs);
         unload(bs);
         g_clear_pointer(&epoch, free);
         return false;
@@ -524,6 +586,9 @@ static bool qcow2_open(BlockDriverState *bs, BlockOptions *options,
     bs->backing_name = g_strdup(q->header.backing_name);
     bs->backing_format = g_strdup(q->header.backing_format);
     bs->supported_zero_flags = BDRV_REQ_MAY_UNMAP | BDRV_REQ_NO_FALLBACK;
+    if ((flags & BDRV_O_RDWR) && !(flags & BDRV_O_CHECK)) {
+        qcow2_bitmaps_track(bs);
+    }
     return true;
 }
 
@@ -545,6 +610,9 @@ static int settle(BlockDriverState *bs)
 {
     int ret = qcow2_state(bs)->l2.slices ? qcow2_commit_all(bs) : 0;
 
+    if (ret >= 0 && !bs->read_only && !bs->inactive) {
+        ret = qcow2_bitmaps_store(bs);
+    }
     if (ret < 0) {
         g_warning("%s: writing back metadata: %s", bdrv_name(bs),
                   g_strerror(-ret));
@@ -559,7 +627,9 @@ static void qcow2_close(BlockDriverState *bs)
     Qcow2State *q = qcow2_state(bs);
 
     (void) settle(bs); /* said there; nobody is left to tell */
+    qcow2_crypto_close(bs);
     unload(bs);
+    g_clear_pointer(&q->views, g_ptr_array_unref);
     co_queue_destroy(&q->in_flight_queue);
     co_mutex_destroy(&q->lock);
     co_mutex_destroy(&q->commit_lock);
@@ -601,6 +671,11 @@ static bool qcow2_reopen_prepare(BlockReopenState *state, GError **error)
 static void qcow2_reopen_commit(BlockReopenState *state)
 {
     qcow2_state(state->bs)->write_state = 0;
+    if (state->flags & BDRV_O_RDWR) {
+        qcow2_bitmaps_track(state->bs);
+    } else {
+        (void) qcow2_bitmaps_untrack(state->bs); /* prepare has stored them */
+    }
 }
 
 static void qcow2_reopen_abort(BlockReopenState *state)
@@ -632,7 +707,11 @@ static void qcow2_refresh_limits(BlockDriverState *bs)
 {
     int64_t cluster_bytes = qcow2_state(bs)->cluster_bytes;
 
-    bs->limits.pwrite_zeroes_alignment = cluster_bytes;
+    if (bs->encrypted) {
+        bs->limits.request_alignment =
+            MAX(bs->limits.request_alignment, IMAGE_ENCRYPTION_ALIGNMENT);
+    }
+    bs->limits.pwrite_zeroes_alignment = qcow2_state(bs)->subcluster_bytes;
     bs->limits.pdiscard_alignment = cluster_bytes;
     bs->limits.max_pwrite_zeroes = 0;
     bs->limits.max_pdiscard = 0;
@@ -644,7 +723,7 @@ static bool qcow2_get_info(BlockDriverState *bs, BlockDriverInfo *info)
     const Qcow2Header *header = &q->header;
 
     info->cluster_bytes = q->cluster_bytes;
-    info->subcluster_bytes = q->cluster_bytes;
+    info->subcluster_bytes = q->subcluster_bytes;
     info->vm_state_offset = header->l1_entries
                             << (q->cluster_bits + q->l2_bits);
     info->is_dirty = header->incompatible & QCOW2_INCOMPAT_DIRTY;
@@ -652,7 +731,61 @@ static bool qcow2_get_info(BlockDriverState *bs, BlockDriverInfo *info)
     return true;
 }
 
-/* Names and values as image tools print them. */
+static void add_bitmaps(JsonBuilder *builder, BlockDriverState *bs)
+{
+    const GPtrArray *bitmaps = qcow2_state(bs)->bitmaps;
+
+    if (!bitmaps || bitmaps->len == 0) {
+        return;
+    }
+    json_builder_set_member_name(builder, "bitmaps");
+    json_builder_begin_array(builder);
+    for (guint i = 0; i < bitmaps->len; i++) {
+        const Qcow2Bitmap *bitmap = g_ptr_array_index(bitmaps, i);
+        uint32_t flags = __atomic_load_n(&bitmap->flags, __ATOMIC_RELAXED);
+        g_autofree char *name = g_utf8_make_valid(bitmap->info.name, -1);
+
+        json_builder_begin_object(builder);
+        json_builder_set_member_name(builder, "flags");
+        json_builder_begin_array(builder);
+        if (flags & QCOW2_BITMAP_IN_USE) {
+            json_builder_add_string_value(builder, "in-use");
+        }
+        if (flags & QCOW2_BITMAP_AUTO) {
+            json_builder_add_string_value(builder, "auto");
+        }
+        json_builder_end_array(builder);
+        json_builder_set_member_name(builder, "name");
+        json_builder_add_string_value(builder, name);
+        json_builder_set_member_name(builder, "granularity");
+        json_builder_add_int_value(builder, bitmap->info.granularity);
+        json_builder_end_object(builder);
+    }
+    json_builder_end_array(builder);
+}
+
+static void add_flag(JsonBuilder *builder, const char *name, bool value)
+{
+    json_builder_set_member_name(builder, name);
+    json_builder_add_boolean_value(builder, value);
+}
+
+static void add_data_file(JsonBuilder *builder, const Qcow2Header *header)
+{
+    if (!(header->incompatible & QCOW2_INCOMPAT_DATA_FILE)) {
+        return;
+    }
+    if (header->data_file) {
+        g_autofree char *name = g_utf8_make_valid(header->data_file, -1);
+
+        json_builder_set_member_name(builder, "data-file");
+        json_builder_add_string_value(builder, name);
+    }
+    add_flag(builder, "data-file-raw",
+             header->autoclear & QCOW2_AUTOCLEAR_DATA_FILE_RAW);
+}
+
+/* Names, values and their order as image tools print them. */
 static JsonNode *qcow2_get_specific_info(BlockDriverState *bs)
 {
     const Qcow2Header *header = &qcow2_state(bs)->header;
@@ -666,25 +799,68 @@ static JsonNode *qcow2_get_specific_info(BlockDriverState *bs)
     json_builder_add_string_value(
         builder, header->compression_type ? "zstd" : "zlib");
     if (header->version >= 3) {
-        json_builder_set_member_name(builder, "lazy-refcounts");
-        json_builder_add_boolean_value(
-            builder, header->compatible & QCOW2_COMPAT_LAZY_REFCOUNTS);
-        json_builder_set_member_name(builder, "corrupt");
-        json_builder_add_boolean_value(
-            builder,
-            (header->incompatible & QCOW2_INCOMPAT_CORRUPT) != 0);
-        json_builder_set_member_name(builder, "extended-l2");
-        json_builder_add_boolean_value(builder, FALSE);
+        add_flag(builder, "lazy-refcounts",
+                 header->compatible & QCOW2_COMPAT_LAZY_REFCOUNTS);
     }
+    add_bitmaps(builder, bs);
     json_builder_set_member_name(builder, "refcount-bits");
     json_builder_add_int_value(builder, 1 << header->refcount_order);
+    qcow2_crypto_add_info(bs, builder);
+    add_data_file(builder, header);
+    if (header->version >= 3) {
+        add_flag(builder, "corrupt",
+                 header->incompatible & QCOW2_INCOMPAT_CORRUPT);
+        add_flag(builder, "extended-l2",
+                 header->incompatible & QCOW2_INCOMPAT_EXTENDED_L2);
+    }
     json_builder_end_object(builder);
     return json_builder_get_root(builder);
 }
 
+/* The number of L2 slices in memory, asked under the lock. */
+typedef struct SliceCount {
+    Qcow2State *q;
+    guint slices;
+} SliceCount;
+
+static void coroutine_fn count_slices(void *opaque)
+{
+    SliceCount *count = opaque;
+
+    co_mutex_lock(&count->q->lock);
+    count->slices = count->q->l2.slices->len;
+    co_mutex_unlock(&count->q->lock);
+}
+
+static JsonNode *qcow2_get_cache_figures(BlockDriverState *bs)
+{
+    Qcow2State *q = qcow2_state(bs);
+    SliceCount count = { .q = q };
+    g_autoptr(JsonBuilder) builder = json_builder_new();
+
+    aio_run_sync(count_slices, &count);
+    json_builder_begin_object(builder);
+    json_builder_set_member_name(builder, "l2-slice-bytes");
+    json_builder_add_int_value(
+        builder, (gint64)sizeof(uint64_t) << q->l2.slice_bits);
+    json_builder_set_member_name(builder, "l2-slices");
+    json_builder_add_int_value(builder, count.slices);
+    json_builder_set_member_name(builder, "l2-slices-max");
+    json_builder_add_int_value(builder, q->l2.slice_limit);
+    json_builder_end_object(builder);
+    return json_builder_get_root(builder);
+}
+
+/* Preallocated clusters of an encrypted image decrypt to noise. */
 static bool qcow2_has_zero_init(BlockDriverState *bs)
 {
-    return !bs->backing;
+    const Qcow2State *q = qcow2_state(bs);
+    bool is_mapped = false;
+
+    for (int64_t i = 0; i < q->l2.l1_entries && qcow2_is_encrypted(q); i++) {
+        is_mapped |= q->l2.l1[i] != 0;
+    }
+    return !bs->backing && !is_mapped;
 }
 
 const BlockDriver bdrv_qcow2 = {
@@ -702,9 +878,12 @@ const BlockDriver bdrv_qcow2 = {
     .inactivate = settle,
     .invalidate_cache = qcow2_invalidate_cache,
     .create = &qcow2_create_ops,
+    .amend = &qcow2_amend_ops,
     .check = &qcow2_check_ops,
     .snapshots = &qcow2_snapshot_ops,
+    .bitmaps = &qcow2_bitmap_ops,
     .change_backing_file = qcow2_change_backing_file,
+    .make_empty = qcow2_make_empty,
     .co_preadv = qcow2_co_preadv,
     .co_pwritev = qcow2_co_pwritev,
     .co_pwritev_compressed = qcow2_co_pwritev_compressed,
@@ -715,5 +894,6 @@ const BlockDriver bdrv_qcow2 = {
     .co_truncate = qcow2_co_truncate,
     .get_info = qcow2_get_info,
     .get_specific_info = qcow2_get_specific_info,
+    .get_cache_figures = qcow2_get_cache_figures,
     .has_zero_init = qcow2_has_zero_init,
 };

@@ -5,13 +5,18 @@
  *   qcow2.c     driver table, opening, the loops of read, write, zero, discard
  *   header.c    header bytes <-> native values
  *   l2_cache.c  guest offset -> L2 entry: L1 and slices of L2 tables in memory
- *   cluster.c   L2 entry -> run of clusters; allocation, copy-on-write
+ *   map.c       L2 entry -> run of clusters, and reading it
+ *   subcluster.c  what an extended L2 entry says
+ *   cluster.c   allocation of clusters, copy-on-write
+ *   clear.c     zeroing and discarding
  *   refcount.c  host clusters: which are free, taking and giving back
  *   quarantine.c  those that were given up, until they are free
  *   commit.c    memory -> file, in an order that a crash cannot hurt
  *   epoch.c     when nobody looks at a retired thing any more
  *   deflate.c, packing.c  compressed clusters: encoding, room for them
- *   snapshot.c, snapshot_table.c  internal snapshots
+ *   snapshot.c, snapshot_table.c, view.c  internal snapshots
+ *   data_file.c guest clusters in a file of their own
+ *   bitmaps.c, bitmap_*.c  persistent dirty bitmaps
  *   compress.c, status.c, overlap.c, check.c, resize.c
  *
  * How it works. Metadata lives in memory and reaches the file at a commit
@@ -26,8 +31,9 @@
  *      at worst;
  *  Q3  a cluster that lost its last pointer keeps its refcount (quarantine)
  *      until the loss is durable and a grace period has passed;
- *  Q4  a guest cluster has at most one allocation in flight, and nobody else
- *      changes its entry meanwhile;
+ *  Q4  a guest subcluster has at most one allocation in flight, and nobody
+ *      else changes its part of the entry, or the entry's host offset,
+ *      meanwhile (without extended L2 entries a cluster is one subcluster);
  *  Q5  a read-only image is never written to.
  *
  * Locks, in the order of taking:
@@ -58,6 +64,7 @@ enum {
     QCOW2_RANGE_REFTABLE,
     QCOW2_RANGE_SNAPSHOTS,
     QCOW2_RANGE_BITMAPS,
+    QCOW2_RANGE_CRYPTO,
     QCOW2_RANGES,
 };
 
@@ -66,11 +73,14 @@ typedef struct Qcow2HostRange {
     int64_t end;
 } Qcow2HostRange;
 
-/* An allocation whose data is being written; on the writer's stack. */
+/*
+ * An allocation whose data is being written; on the writer's stack. Guest
+ * bytes, whole subclusters.
+ */
 typedef struct Qcow2InFlight Qcow2InFlight;
 struct Qcow2InFlight {
-    int64_t first_cluster; /* guest */
-    int64_t clusters;
+    int64_t offset;
+    int64_t bytes;
     Qcow2InFlight *next, **link;
 };
 
@@ -81,17 +91,25 @@ typedef struct Qcow2State {
     unsigned cluster_bits;
     int64_t cluster_bytes;
     unsigned l2_bits; /* log2 of the entries of an L2 table */
+    unsigned l2_words; /* 8-byte words of an entry: 2 if it is extended */
+    unsigned subclusters; /* of a cluster: 32, or 1 without extended entries */
+    unsigned subcluster_bits; /* log2 of their bytes */
+    int64_t subcluster_bytes;
     int64_t l2_cache_bytes;
     int64_t refcount_cache_bytes;
     bool discard_to_file; /* freed clusters are punched out of the file */
+    bool discard_no_unref; /* discarded clusters stay allocated */
+    BdrvChild *data;      /* where guest clusters are: see data_file.h */
     bool for_check;       /* opened though damaged: no I/O but checking */
     bool guards; /* loaded entries are checked: there may be writes */
+    struct ImageEncryption *encryption; /* NULL: not encrypted */
     struct Qcow2Inflater *inflater;
     struct Qcow2Deflater *deflater;
     Qcow2Epoch *epoch;
 
     /* -- atomic ----------------------------------------------------------- */
     int64_t file_length; /* of bs->file's node, as far as we know */
+    int64_t data_length; /* of a data file, likewise */
     Qcow2HostRange main_metadata[QCOW2_RANGES];
     int write_state; /* 0 not yet written to, 1 ready for writes */
     int is_corrupt;  /* writes fail from now on */
@@ -108,6 +126,9 @@ typedef struct Qcow2State {
     GHashTable *overlap_late; /* likewise */
     GArray *snapshot_index;   /* likewise; NULL: no snapshots */
     GPtrArray *snapshots; /* of Qcow2Snapshot; control plane */
+    GPtrArray *views; /* view.c's; control plane; NULL: never any */
+    GPtrArray *bitmaps;   /* of Qcow2Bitmap: bitmaps.h says when it changes */
+    GPtrArray *removed_bitmaps; /* to be given up at the next store */
     Qcow2InFlight *in_flight;
     CoQueue in_flight_queue;
     /*
@@ -195,9 +216,19 @@ int coroutine_fn qcow2_co_truncate(BlockDriverState *bs, int64_t length,
                                    bool exact, BdrvPreallocMode prealloc,
                                    BdrvRequestFlags flags, GError **error);
 
+/*
+ * Writes zeros as data, what else version 2 has not, also parts of clusters
+ * (resize.c). 0 or -errno. Coroutine; the lock is not held.
+ */
+int coroutine_fn qcow2_write_zeros(BlockDriverState *bs, int64_t offset,
+                                   int64_t end);
+
 /* backing_name.c */
 bool qcow2_change_backing_file(BlockDriverState *bs, const char *name,
                                const char *format, GError **error);
+
+/* make_empty.c */
+bool qcow2_make_empty(BlockDriverState *bs, GError **error);
 
 /* The table that drivers/registry.c lists. */
 extern const BlockDriver bdrv_qcow2;

@@ -14,6 +14,7 @@
  *
  * Locking: every entry point expects q->lock to be held.
  */
+#include "drivers/qcow2/data_file.h"
 #include "drivers/qcow2/overlap.h"
 #include "drivers/qcow2/qcow2.h"
 
@@ -60,8 +61,8 @@ void qcow2_quarantine_add_entry(BlockDriverState *bs, uint64_t entry)
         host_offset = qcow2_compressed_offset(entry, q->cluster_bits);
         bytes = qcow2_compressed_bytes(entry, q->cluster_bits);
         q->quarantine.open_has_compressed = true;
-    } else if (host_offset == 0) {
-        return;
+    } else if (host_offset == 0 || qcow2_has_data_file(q)) {
+        return; /* nothing, or nobody counts it */
     }
     if (host_offset >= qcow2_file_length(q) ||
         qcow2_hits_main_metadata(q, host_offset, bytes)) {

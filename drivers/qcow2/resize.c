@@ -19,6 +19,9 @@
 
 #include "block/io/io.h"
 #include "block/rt/buffer_pool.h"
+#include "drivers/qcow2/bitmaps.h"
+#include "drivers/qcow2/data_file.h"
+#include "drivers/qcow2/preallocate.h"
 
 #include <errno.h>
 #include <inttypes.h>
@@ -159,9 +162,8 @@ static int coroutine_fn write_size(BlockDriverState *bs, int64_t length)
     return ret;
 }
 
-/* Writes zeros as data: parts of clusters, and version 2. */
-static int coroutine_fn write_zeros(BlockDriverState *bs, int64_t offset,
-                                    int64_t end)
+int coroutine_fn qcow2_write_zeros(BlockDriverState *bs, int64_t offset,
+                                   int64_t end)
 {
     void *zeros = buffer_pool_get(ZERO_STEP_BYTES);
     int ret = zeros ? 0 : -ENOMEM;
@@ -187,7 +189,7 @@ static int coroutine_fn zero_range(BlockDriverState *bs, int64_t offset,
 {
     Qcow2State *q = qcow2_state(bs);
     bool has_zero_flag = q->header.version >= 3 || !bs->backing;
-    int64_t whole = MIN(align_up(offset, q->cluster_bytes), end);
+    int64_t whole = MIN(align_up(offset, q->subcluster_bytes), end);
     int64_t bytes = align_up(end, q->cluster_bytes) - whole;
     Qcow2Run run;
     unsigned side;
@@ -200,7 +202,7 @@ static int coroutine_fn zero_range(BlockDriverState *bs, int64_t offset,
         if (ret >= 0 && (bs->backing ||
                          run.type == QCOW2_CLUSTER_NORMAL ||
                          run.type == QCOW2_CLUSTER_COMPRESSED)) {
-            ret = write_zeros(bs, offset, whole);
+            ret = qcow2_write_zeros(bs, offset, whole);
         }
     }
     if (ret < 0 || bytes <= 0) {
@@ -210,10 +212,11 @@ static int coroutine_fn zero_range(BlockDriverState *bs, int64_t offset,
                ? qcow2_clear_clusters(bs, whole, bytes,
                                       bs->backing ? QCOW2_CLEAR_ZERO_UNMAP
                                                   : QCOW2_CLEAR_UNALLOCATED)
-               : write_zeros(bs, whole, end);
+               : qcow2_write_zeros(bs, whole, end);
 }
 
-static int coroutine_fn grow(BlockDriverState *bs, int64_t length)
+static int coroutine_fn grow(BlockDriverState *bs, int64_t length, bool exact,
+                             BdrvPreallocMode prealloc, GError **error)
 {
     Qcow2State *q = qcow2_state(bs);
     int64_t old = bdrv_node_length(bs);
@@ -231,10 +234,18 @@ static int coroutine_fn grow(BlockDriverState *bs, int64_t length)
     if (ret >= 0 && backing > old) {
         ret = zero_range(bs, old, MIN(backing, length));
     }
+    if (ret >= 0) {
+        ret = qcow2_data_file_resize(bs, old, length, exact, error);
+    }
+    if (ret >= 0 && prealloc != PREALLOC_OFF) {
+        ret = qcow2_preallocate(bs, align_up(old, q->cluster_bytes),
+                                align_up(length, q->cluster_bytes), prealloc);
+    }
     return ret < 0 ? ret : write_size(bs, length);
 }
 
-static int coroutine_fn shrink(BlockDriverState *bs, int64_t length)
+static int coroutine_fn shrink(BlockDriverState *bs, int64_t length,
+                               bool exact, GError **error)
 {
     Qcow2State *q = qcow2_state(bs);
     int64_t old = align_up(bdrv_node_length(bs), q->cluster_bytes);
@@ -249,7 +260,8 @@ static int coroutine_fn shrink(BlockDriverState *bs, int64_t length)
         ret = qcow2_clear_clusters(bs, whole, old - whole,
                                    QCOW2_CLEAR_UNALLOCATED);
     }
-    return ret;
+    return ret < 0 ? ret
+                   : qcow2_data_file_resize(bs, length, length, exact, error);
 }
 
 int coroutine_fn qcow2_co_truncate(BlockDriverState *bs, int64_t length,
@@ -260,10 +272,13 @@ int coroutine_fn qcow2_co_truncate(BlockDriverState *bs, int64_t length,
     int64_t old = bdrv_node_length(bs);
     int ret;
 
-    if (prealloc != PREALLOC_OFF) {
-        g_set_error_literal(error, IMGFUSE_ERROR, IMGFUSE_ERROR_UNSUPPORTED,
-                            "resizing with preallocation is not supported");
-        return -ENOTSUP;
+    if (length < old && prealloc != PREALLOC_OFF) {
+        g_set_error_literal(error, IMGFUSE_ERROR, IMGFUSE_ERROR_OPTION,
+                            "preallocation is for growing");
+        return -EINVAL;
+    }
+    if (prealloc == PREALLOC_OFF && qcow2_data_is_raw(q)) {
+        prealloc = PREALLOC_METADATA; /* as all of it is */
     }
     if (length < old && q->header.snapshots > 0) {
         g_set_error(error, IMGFUSE_ERROR, IMGFUSE_ERROR_UNSUPPORTED,
@@ -273,9 +288,16 @@ int coroutine_fn qcow2_co_truncate(BlockDriverState *bs, int64_t length,
     }
     ret = qcow2_prepare_write(bs);
     if (ret >= 0 && length != old) {
-        ret = length > old ? grow(bs, length) : shrink(bs, length);
+        if (!qcow2_bitmaps_co_before_resize(bs, error)) {
+            return -ENOTSUP;
+        }
+        ret = length > old ? grow(bs, length, exact, prealloc, error)
+                           : shrink(bs, length, exact, error);
+        if (ret >= 0) {
+            qcow2_bitmaps_co_after_resize(bs, length);
+        }
     }
-    if (ret < 0) {
+    if (ret < 0 && error && !*error) {
         error_set_errno(error, -ret, "resizing to %" PRId64 " bytes", length);
     }
     return ret;

@@ -27,6 +27,7 @@
 
 #include "block/io/io.h"
 #include "block/rt/aio_context.h"
+#include "drivers/qcow2/data_file.h"
 #include "drivers/qcow2/cluster.h"
 #include "drivers/qcow2/compress.h"
 #include "drivers/qcow2/overlap.h"
@@ -136,7 +137,7 @@ static int coroutine_fn walk_entry(Walk *walk, uint64_t entry)
 {
     Qcow2State *q = qcow2_state(walk->bs);
 
-    switch (qcow2_entry_type(entry, q->header.version)) {
+    switch (qcow2_cluster_type(&q->header, entry)) {
     case QCOW2_CLUSTER_COMPRESSED:
         return walk_range(walk,
                           qcow2_compressed_offset(entry, q->cluster_bits),
@@ -181,7 +182,7 @@ static int coroutine_fn walk_tree(Walk *walk, const uint64_t *l1,
         ret = read_l2(bs, entry, l2);
         co_mutex_lock(&q->lock);
         for (int64_t k = 0; k < 1 << q->l2_bits && ret >= 0; k++) {
-            ret = walk_entry(walk, be64_get(&l2[k]));
+            ret = walk_entry(walk, be64_get(&l2[k * q->l2_words]));
         }
         if (ret >= 0) {
             ret = walk_range(walk, entry & QCOW2_OFFSET_MASK,
@@ -256,14 +257,15 @@ static int coroutine_fn copied_in_l2(BlockDriverState *bs, uint64_t l1_entry,
 
     co_mutex_lock(&q->lock);
     for (int64_t k = 0; k < 1 << q->l2_bits && ret >= 0; k++) {
-        uint64_t old = be64_get(&l2[k]);
+        be64 *word = &l2[k * q->l2_words];
+        uint64_t old = be64_get(word);
         uint64_t entry = old;
 
         if (!(old & QCOW2_L2_COMPRESSED)) {
             ret = with_copied(bs, old, &entry);
         }
         if (entry != old) {
-            be64_set(&l2[k], entry);
+            be64_set(word, entry);
             changed = true;
         }
     }
@@ -494,6 +496,30 @@ static void coroutine_fn create_entry(void *opaque)
     change->ret = ret;
 }
 
+/* -- the same snapshots, as we write them --------------------------------- */
+
+static void coroutine_fn rewrite_entry(void *opaque)
+{
+    Change *change = opaque;
+    BlockDriverState *bs = change->bs;
+    const GPtrArray *snapshots = qcow2_state(bs)->snapshots;
+    int ret = take_table(change, snapshots);
+
+    if (ret >= 0) {
+        ret = settle(bs); /* its refcount before the pointer to it */
+    }
+    if (ret >= 0) {
+        ret = switch_table(change, snapshots);
+    }
+    if (ret >= 0) {
+        adopt_table(change);
+        finish(bs, settle(bs));
+    } else if (ret != -ENOTRECOVERABLE) {
+        give_room(bs, &change->table);
+    }
+    change->ret = ret;
+}
+
 /* -- finding -------------------------------------------------------------- */
 
 static Qcow2Snapshot *find(const Qcow2State *q, const char *id, guint *index)
@@ -507,6 +533,13 @@ static Qcow2Snapshot *find(const Qcow2State *q, const char *id, guint *index)
         }
     }
     return NULL;
+}
+
+Qcow2Snapshot *qcow2_snapshot_find(const BlockDriverState *bs, const char *id)
+{
+    guint index;
+
+    return find(qcow2_state(bs), id, &index);
 }
 
 /* -- go to ---------------------------------------------------------------- */
@@ -592,10 +625,10 @@ static int coroutine_fn go_to_l1(Change *change, uint64_t *l1,
     return 0;
 }
 
-static uint64_t *coroutine_fn read_snapshot_l1(BlockDriverState *bs,
-                                               const Qcow2Snapshot *snapshot,
-                                               int64_t *ret_entries,
-                                               int64_t *ret_size, int *ret)
+uint64_t *coroutine_fn qcow2_snapshot_co_read_l1(BlockDriverState *bs,
+                                                 const Qcow2Snapshot *snapshot,
+                                                 int64_t *ret_entries,
+                                                 int64_t *ret_size, int *ret)
 {
     Qcow2State *q = qcow2_state(bs);
     int64_t reach = q->cluster_bytes << q->l2_bits;
@@ -627,7 +660,7 @@ static void coroutine_fn go_to_entry(void *opaque)
     guint index;
     Qcow2Snapshot *snapshot = find(qcow2_state(bs), change->id, &index);
 
-    l1 = read_snapshot_l1(bs, snapshot, &entries, &size, &change->ret);
+    l1 = qcow2_snapshot_co_read_l1(bs, snapshot, &entries, &size, &change->ret);
     if (l1) {
         change->ret = go_to_l1(change, l1, entries, size);
     }
@@ -695,6 +728,12 @@ static bool run(BlockDriverState *bs, CoEntry *entry, Change *change,
     Prepare prepare = { bs, 0 };
     int ret;
 
+    if (qcow2_has_data_file(qcow2_state(bs))) {
+        g_set_error(error, IMGFUSE_ERROR, IMGFUSE_ERROR_UNSUPPORTED,
+                    "%s: %s: an image with an external data file cannot have "
+                    "snapshots", bdrv_name(bs), what);
+        return false;
+    }
     aio_run_sync(prepare_entry, &prepare);
     ret = prepare.ret < 0 ? prepare.ret : qcow2_commit_all(bs);
     if (ret >= 0) {
@@ -711,6 +750,15 @@ static bool run(BlockDriverState *bs, CoEntry *entry, Change *change,
         error_set_errno(error, -ret, "%s: %s", bdrv_name(bs), what);
     }
     return ret >= 0;
+}
+
+bool qcow2_snapshots_rewrite(BlockDriverState *bs, GError **error)
+{
+    Change change = { .bs = NULL };
+
+    return qcow2_state(bs)->header.snapshots == 0 ||
+           run(bs, rewrite_entry, &change, "writing the snapshot table anew",
+               error);
 }
 
 static bool qcow2_snapshot_create(BlockDriverState *bs, const char *name,
@@ -731,7 +779,16 @@ static bool qcow2_snapshot_go_to(BlockDriverState *bs, const char *id,
                                  GError **error)
 {
     Change change = { .id = id };
+    guint bitmaps = qcow2_state(bs)->bitmaps->len;
 
+    if (bitmaps > 0) {
+        /* They say what was written, not what going back changes. */
+        g_set_error(error, IMGFUSE_ERROR, IMGFUSE_ERROR_CONFLICT,
+                    "%s: an image with %u bitmaps cannot go back to a "
+                    "snapshot; remove them first (bitmap --remove)",
+                    bdrv_name(bs), bitmaps);
+        return false;
+    }
     return run(bs, go_to_entry, &change, "going back to a snapshot", error);
 }
 
@@ -740,6 +797,11 @@ static bool qcow2_snapshot_remove(BlockDriverState *bs, const char *id,
 {
     Change change = { .id = id };
 
+    if (qcow2_view_exists(bs, id)) {
+        g_set_error(error, IMGFUSE_ERROR, IMGFUSE_ERROR_CONFLICT,
+                    "%s: snapshot %s is being read", bdrv_name(bs), id);
+        return false;
+    }
     return run(bs, remove_entry, &change, "removing a snapshot", error);
 }
 
@@ -755,7 +817,7 @@ static void coroutine_fn load_tmp_entry(void *opaque)
     Qcow2State *q = qcow2_state(bs);
     int64_t entries, size;
     guint index;
-    uint64_t *l1 = read_snapshot_l1(bs, find(q, change->id, &index),
+    uint64_t *l1 = qcow2_snapshot_co_read_l1(bs, find(q, change->id, &index),
                                     &entries, &size, &change->ret);
 
     if (l1) {
@@ -783,4 +845,8 @@ const BlockSnapshotOps qcow2_snapshot_ops = {
     .remove = qcow2_snapshot_remove,
     .list = qcow2_snapshot_list,
     .load_tmp = qcow2_snapshot_load_tmp,
+    .view_open = qcow2_view_open,
+    .view_close = qcow2_view_close,
+    .co_view_preadv = qcow2_view_co_preadv,
+    .co_view_block_status = qcow2_view_co_block_status,
 };

@@ -9,6 +9,7 @@
 #define DRIVERS_QCOW2_SNAPSHOT_H
 
 #include "block/image/snapshot.h"
+#include "drivers/qcow2/format.h"
 
 typedef struct Qcow2Snapshot {
     BlockSnapshot info; /* first: the driver's list is a list of these */
@@ -20,6 +21,9 @@ typedef struct Qcow2Snapshot {
 void qcow2_snapshot_free(Qcow2Snapshot *snapshot);
 /* Without its L1. */
 Qcow2Snapshot *qcow2_snapshot_new(const char *id, const char *name);
+/* Of the table: @data is what follows @raw, as long as @raw says. */
+Qcow2Snapshot *qcow2_snapshot_parse(const Qcow2RawSnapshot *raw,
+                                    const uint8_t *data);
 
 /*
  * qcow2_snapshots_load:
@@ -44,10 +48,46 @@ int coroutine_fn qcow2_snapshots_index(BlockDriverState *bs);
 /* The same from the control plane, outside of coroutines. */
 bool qcow2_snapshots_guard(BlockDriverState *bs, GError **error);
 
+/*
+ * qcow2_snapshots_rewrite:
+ * Writes the snapshot table anew, with the extra data that version 3 demands.
+ * Control plane, node drained.
+ */
+bool qcow2_snapshots_rewrite(BlockDriverState *bs, GError **error);
+
 /* An L1 table of the file in host byte order. NULL: *ret_error. Coroutine. */
 uint64_t *coroutine_fn qcow2_co_read_l1(BlockDriverState *bs,
                                         int64_t host_offset, int64_t entries,
                                         int *ret_error);
+
+/* The snapshot with that id; NULL when there is none. */
+Qcow2Snapshot *qcow2_snapshot_find(const BlockDriverState *bs,
+                                   const char *id);
+
+/*
+ * The snapshot's L1 without COPIED, as long as its disk wants it, and the
+ * disk's length. NULL: *ret_error. The caller frees. Coroutine.
+ */
+uint64_t *coroutine_fn qcow2_snapshot_co_read_l1(BlockDriverState *bs,
+                                                 const Qcow2Snapshot *snapshot,
+                                                 int64_t *ret_entries,
+                                                 int64_t *ret_length,
+                                                 int *ret_error);
+
+/* view.c: reading a snapshot beside the image; see BlockSnapshotOps. */
+BlockSnapshotView *qcow2_view_open(BlockDriverState *bs, const char *id,
+                                   GError **error);
+void qcow2_view_close(BlockDriverState *bs, BlockSnapshotView *view);
+bool qcow2_view_exists(const BlockDriverState *bs, const char *id);
+int coroutine_fn qcow2_view_co_preadv(BlockDriverState *bs,
+                                      BlockSnapshotView *view, int64_t offset,
+                                      int64_t bytes, IoVec *iov,
+                                      size_t iov_offset);
+int coroutine_fn qcow2_view_co_block_status(BlockDriverState *bs,
+                                            BlockSnapshotView *view,
+                                            bool want_zero, int64_t offset,
+                                            int64_t bytes,
+                                            BlockStatus *ret_status);
 
 /* For the driver's table. */
 extern const BlockSnapshotOps qcow2_snapshot_ops;

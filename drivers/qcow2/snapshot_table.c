@@ -108,8 +108,8 @@ static bool check_entry(const Qcow2State *q, const Qcow2Snapshot *snapshot,
 }
 
 /* Extra data, id and name: @bytes at @data. */
-static Qcow2Snapshot *parse_entry(const Qcow2RawSnapshot *raw,
-                                  const uint8_t *data)
+Qcow2Snapshot *qcow2_snapshot_parse(const Qcow2RawSnapshot *raw,
+                                    const uint8_t *data)
 {
     uint32_t extra = be32_get(&raw->extra_data_size);
     unsigned id_bytes = be16_get(&raw->id_size);
@@ -160,7 +160,7 @@ static bool read_entry(BlockDriverState *bs, uint32_t index, int64_t *at,
         error_set_errno(error, -ret, "reading the snapshot table");
         return false;
     }
-    snapshot = parse_entry(&raw, data);
+    snapshot = qcow2_snapshot_parse(&raw, data);
     g_ptr_array_add(q->snapshots, snapshot);
     *at = align_up(*at + (int64_t)sizeof(raw) + bytes, 8);
     return check_entry(q, snapshot, index, error);

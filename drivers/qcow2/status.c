@@ -11,9 +11,12 @@
  * is a statement about the past by the time it is returned, as ever.
  */
 #include "drivers/qcow2/cluster.h"
-#include "drivers/qcow2/qcow2.h"
+#include "drivers/qcow2/data_file.h"
 
 #include "block/io/io.h"
+#include "drivers/qcow2/crypto.h"
+
+#include <errno.h>
 
 /* Runs to join in one call: bounds the time that one answer takes. */
 #define RUNS_MAX 1024
@@ -29,19 +32,23 @@ static int coroutine_fn map_once(BlockDriverState *bs, int64_t offset,
     return ret;
 }
 
-static BlockStatusFlags run_flags(const Qcow2Run *run)
+BlockStatusFlags qcow2_run_flags(const Qcow2State *q, const Qcow2Run *run)
 {
+    /* What the file has there is not what the guest sees. */
+    BlockStatusFlags place =
+        qcow2_is_encrypted(q) ? 0 : BDRV_BLOCK_OFFSET_VALID;
+
     switch (run->type) {
     case QCOW2_CLUSTER_NORMAL:
-        return BDRV_BLOCK_DATA | BDRV_BLOCK_OFFSET_VALID |
-               BDRV_BLOCK_ALLOCATED;
+        return BDRV_BLOCK_DATA | place | BDRV_BLOCK_ALLOCATED;
     case QCOW2_CLUSTER_ZERO_ALLOC:
-        return BDRV_BLOCK_ZERO | BDRV_BLOCK_OFFSET_VALID |
-               BDRV_BLOCK_ALLOCATED;
+        return BDRV_BLOCK_ZERO | place | BDRV_BLOCK_ALLOCATED;
     case QCOW2_CLUSTER_ZERO_PLAIN:
         return BDRV_BLOCK_ZERO | BDRV_BLOCK_ALLOCATED;
     case QCOW2_CLUSTER_COMPRESSED:
         return BDRV_BLOCK_DATA | BDRV_BLOCK_COMPRESSED | BDRV_BLOCK_ALLOCATED;
+    case QCOW2_CLUSTER_UNALLOCATED_ALLOC:
+        return place; /* room, but no say */
     case QCOW2_CLUSTER_UNALLOCATED:
     case QCOW2_CLUSTER_INVALID: /* qcow2_map() has made it an error */
         break;
@@ -50,9 +57,10 @@ static BlockStatusFlags run_flags(const Qcow2Run *run)
 }
 
 /* Does @run go on where @status ends, in the guest and in the file? */
-static bool continues(const BlockStatus *status, const Qcow2Run *run)
+static bool continues(const Qcow2State *q, const BlockStatus *status,
+                      const Qcow2Run *run)
 {
-    return run_flags(run) == status->flags &&
+    return qcow2_run_flags(q, run) == status->flags &&
            (!(status->flags & BDRV_BLOCK_OFFSET_VALID) ||
             run->host_offset == status->host_offset + status->bytes);
 }
@@ -63,8 +71,9 @@ static bool continues(const BlockStatus *status, const Qcow2Run *run)
  */
 static bool coroutine_fn file_is_sparse(BlockDriverState *bs)
 {
-    int64_t used = bdrv_co_get_allocated_file_size(bs->file->bs);
-    int64_t length = qcow2_file_length(qcow2_state(bs));
+    Qcow2State *q = qcow2_state(bs);
+    int64_t used = bdrv_co_get_allocated_file_size(q->data->bs);
+    int64_t length = qcow2_data_length(q);
 
     return used >= 0 && used < length - length / 10;
 }
@@ -74,16 +83,17 @@ int coroutine_fn qcow2_co_block_status(BlockDriverState *bs, bool want_zero,
                                        BlockStatus *ret_status)
 {
     BlockStatus status = { 0 };
+    Qcow2State *q = qcow2_state(bs);
     Qcow2Run run;
-    int ret = map_once(bs, offset, bytes, &run);
+    int ret = q->data ? map_once(bs, offset, bytes, &run) : -EIO;
 
     if (ret < 0) {
         return ret;
     }
-    status.flags = run_flags(&run);
+    status.flags = qcow2_run_flags(q, &run);
     if (status.flags & BDRV_BLOCK_OFFSET_VALID) {
         status.host_offset = run.host_offset;
-        status.file = bs->file->bs;
+        status.file = q->data->bs;
     }
     status.bytes = run.bytes;
 
@@ -91,7 +101,7 @@ int coroutine_fn qcow2_co_block_status(BlockDriverState *bs, bool want_zero,
         /* A later error is for the call that asks about that place. */
         if (map_once(bs, offset + status.bytes, bytes - status.bytes, &run) <
                 0 ||
-            !continues(&status, &run)) {
+            !continues(q, &status, &run)) {
             break;
         }
         status.bytes += run.bytes;

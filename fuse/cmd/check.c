@@ -8,7 +8,7 @@
  *
  * Locking: none; main thread.
  */
-#include "fuse/cmd/cmd.h"
+#include "fuse/cmd/common.h"
 
 #include "block/image/check.h"
 
@@ -22,12 +22,8 @@
 #define EXIT_NOT_CHECKABLE 63
 
 typedef struct CheckArgs {
+    CommonArgs common;
     const char *filename;
-    const char *format;
-    bool image_opts;
-    bool force_share;
-    bool quiet;
-    bool json;
     BlockCheckFix fix;
 } CheckArgs;
 
@@ -122,16 +118,16 @@ static int verdict(const BlockCheckResult *result)
 static int check_body(void *opaque, GError **error)
 {
     const CheckArgs *args = opaque;
-    BlockCheckResult result = { .report = args->quiet || args->json
-                                              ? NULL : print_line };
+    BlockCheckResult result = { .report = args->common.quiet ||
+                                              args->common.json
+                                          ? NULL : print_line };
     BdrvOpenFlags flags = BDRV_O_CHECK | BDRV_O_NO_BACKING;
     g_autoptr(BlockBackend) blk = NULL;
     BlockDriverState *bs;
 
     flags |= args->fix ? BDRV_O_RDWR | BDRV_O_RESIZE : BDRV_O_RDONLY;
-    flags |= args->force_share ? BDRV_O_FORCE_SHARE : 0;
-    blk = image_command_open(args->filename, args->format, args->image_opts,
-                             flags, /* policy= */ NULL, "check", error);
+    blk = common_args_open(&args->common, args->filename, args->common.format,
+                           flags, "check", error);
     if (!blk) {
         return CMD_EXIT_ERROR;
     }
@@ -141,9 +137,9 @@ static int check_body(void *opaque, GError **error)
                                IMGFUSE_ERROR_UNSUPPORTED)
                    ? EXIT_NOT_CHECKABLE : CMD_EXIT_ERROR;
     }
-    if (args->json) {
+    if (args->common.json) {
         print_json(args, bs->drv->format_name, &result);
-    } else if (!args->quiet) {
+    } else if (!args->common.quiet) {
         print_human(&result);
     }
     return verdict(&result);
@@ -165,45 +161,20 @@ static bool parse_fix(const char *text, BlockCheckFix *ret_fix)
 static bool parse_args(int argc, char **argv, CheckArgs *args)
 {
     static const struct option long_options[] = {
-        { "format", required_argument, NULL, 'f' },
+        COMMON_LONG_OPTIONS,
         { "repair", optional_argument, NULL, 'r' },
-        { "output", required_argument, NULL, 'O' },
-        { "quiet", no_argument, NULL, 'q' },
-        { "force-share", no_argument, NULL, 'U' },
-        { "image-opts", no_argument, NULL, 'I' },
         { NULL, 0, NULL, 0 },
     };
     int option;
 
     optind = 1;
-    while ((option = getopt_long(argc, argv, "f:r:qUT:", long_options,
-                                 NULL)) >= 0) {
-        switch (option) {
-        case 'f':
-            args->format = optarg;
-            break;
-        case 'r':
-            if (!parse_fix(optarg ? optarg : "all", &args->fix)) {
-                return false;
-            }
-            break;
-        case 'O':
-            if (!image_command_parse_output(optarg, &args->json)) {
-                return false;
-            }
-            break;
-        case 'q':
-            args->quiet = true;
-            break;
-        case 'U':
-            args->force_share = true;
-            break;
-        case 'I':
-            args->image_opts = true;
-            break;
-        case 'T': /* a cache mode: a check reads everything once anyway */
-            break;
-        default:
+    while ((option = getopt_long(argc, argv, COMMON_LETTERS "r:",
+                                 long_options, NULL)) >= 0) {
+        bool ok = option == 'r'
+                      ? parse_fix(optarg ? optarg : "all", &args->fix)
+                      : common_args_take(&args->common, option);
+
+        if (!ok) {
             return false;
         }
     }
@@ -213,18 +184,23 @@ static bool parse_args(int argc, char **argv, CheckArgs *args)
 
 static int check_run(int argc, char **argv)
 {
-    CheckArgs args = { NULL };
+    CheckArgs args = { .filename = NULL };
+    int code;
 
-    if (!parse_args(argc, argv, &args)) {
-        fprintf(stderr, "usage: imgfuse check [-f FORMAT] [-r leaks|all] "
-                "[--output=human|json] [-q] [-U] [--image-opts] IMAGE\n");
-        return CMD_EXIT_USAGE;
+    common_args_init(&args.common);
+    if (parse_args(argc, argv, &args)) {
+        code = image_command_with_loop(check_body, &args);
+    } else {
+        code = common_usage(&image_command_check);
     }
-    return image_command_with_loop(check_body, &args);
+    common_args_clear(&args.common);
+    return code;
 }
 
 const ImageCommand image_command_check = {
     .name = "check",
     .summary = "look for damage in an image's structures, and repair it",
+    .usage = "[-f FORMAT] [-r leaks|all] [--output=human|json] [-q] [-U] "
+             "[--image-opts] IMAGE",
     .run = check_run,
 };

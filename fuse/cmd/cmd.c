@@ -6,10 +6,13 @@
  * does its work in a body that has an event loop. Only here are errors turned
  * into text for the user.
  *
- * Locking: none; commands run on the main thread.
+ * Locking: commands run on the main thread; warnings_lock is for messages,
+ * which come from any.
  */
 #include "fuse/cmd/cmd.h"
+#include "fuse/image_info.h"
 
+#include "block/crypto/secret.h"
 #include "block/rt/aio_context.h"
 #include "block/rt/thread_pool.h"
 
@@ -17,13 +20,17 @@
 #include <string.h>
 
 static const ImageCommand *const commands[] = {
+    &image_command_amend,
+    &image_command_bitmap,
     &image_command_check,
+    &image_command_commit,
     &image_command_compare,
     &image_command_convert,
     &image_command_create,
     &image_command_info,
     &image_command_map,
     &image_command_measure,
+    &image_command_rebase,
     &image_command_resize,
     &image_command_snapshot,
 };
@@ -43,21 +50,132 @@ const ImageCommand *image_command_find(const char *name)
     return NULL;
 }
 
+/* "--NAME=VALUE", or "--NAME" before its value; else NULL. Eats from argv. */
+static char *secret_option(char **argv, int argc, int *at, const char *name)
+{
+    size_t length = strlen(name);
+    char *text = argv[*at];
+
+    if (strncmp(text, name, length) != 0) {
+        return NULL;
+    }
+    if (text[length] == '=') {
+        return text + length + 1;
+    }
+    return text[length] == '\0' && *at + 1 < argc ? argv[++*at] : NULL;
+}
+
+/*
+ * Takes --object and --key, which every command has, out of the arguments:
+ * *argc becomes less. The key may have to be asked for.
+ */
+static bool take_secrets(int *argc, char **argv, GError **error)
+{
+    bool creates = strcmp(argv[0], "create") == 0;
+    const char *key = NULL;
+    int kept = 1;
+    int i = 1;
+
+    for (; i < *argc && strcmp(argv[i], "--") != 0; i++) {
+        char *option = argv[i];
+        char *value = secret_option(argv, *argc, &i, "--object");
+
+        if (value) {
+            bool ok = secret_add_object(value, error);
+
+            secret_hide(value);
+            if (!ok) {
+                return false;
+            }
+            continue;
+        }
+        value = secret_option(argv, *argc, &i, "--key");
+        if (value) {
+            key = value;
+        } else {
+            argv[kept++] = option;
+        }
+    }
+    for (; i < *argc; i++) {
+        argv[kept++] = argv[i];
+    }
+    argv[kept] = NULL;
+    *argc = kept;
+    return !key ||
+           secret_add_key(key, creates ? "the new image" : "the image",
+                          /* confirm= */ creates, error);
+}
+
+int image_command_main(const ImageCommand *command, int argc, char **argv)
+{
+    g_autoptr(GError) error = NULL;
+    int code = CMD_EXIT_ERROR;
+
+    if (argc > 1 && (strcmp(argv[1], "--help") == 0 ||
+                     strcmp(argv[1], "-h") == 0)) {
+        printf("usage: imgfuse %s %s\n\n%s\n", command->name,
+               command->usage ? command->usage : "...", command->summary);
+        return CMD_EXIT_OK;
+    }
+    if (take_secrets(&argc, argv, &error)) {
+        code = command->run(argc, argv);
+    } else {
+        fprintf(stderr, "imgfuse: %s\n", error->message);
+        code = error->code == IMGFUSE_ERROR_OPTION ? CMD_EXIT_USAGE
+                                                   : CMD_EXIT_ERROR;
+    }
+    secret_forget_all();
+    return code;
+}
+
+/*
+ * Warnings of the block layer wait until the command has ended: after an error
+ * they are only its consequences ("flush at close failed"), and the user gets
+ * the one line that tells the cause. Any thread.
+ */
+static GMutex warnings_lock;
+static GPtrArray *warnings; /* of char *; under the lock */
+
+static void collect_warning(const char *domain, GLogLevelFlags level,
+                            const char *message, gpointer opaque)
+{
+    if ((level & G_LOG_LEVEL_MASK) != G_LOG_LEVEL_WARNING) {
+        g_log_default_handler(domain, level, message, opaque);
+        return;
+    }
+    g_mutex_lock(&warnings_lock);
+    g_ptr_array_add(warnings, g_strdup(message));
+    g_mutex_unlock(&warnings_lock);
+}
+
+static void tell(const GError *error)
+{
+    for (guint i = 0; !error && i < warnings->len; i++) {
+        fprintf(stderr, "imgfuse: warning: %s\n",
+                (const char *)warnings->pdata[i]);
+    }
+    if (error) {
+        fprintf(stderr, "imgfuse: %s\n", error->message);
+    }
+    g_clear_pointer(&warnings, g_ptr_array_unref);
+}
+
 int image_command_with_loop(ImageCommandBody *body, void *opaque)
 {
+    GLogFunc usual = g_log_set_default_handler(collect_warning, NULL);
     g_autoptr(GError) error = NULL;
     AioContext *ctx = aio_context_new(&error);
     int code = CMD_EXIT_ERROR;
 
+    warnings = g_ptr_array_new_with_free_func(g_free);
     if (ctx) {
         code = body(opaque, &error);
         thread_pool_shutdown();
         co_pool_drain();
         aio_context_free(ctx);
     }
-    if (error) {
-        fprintf(stderr, "imgfuse: %s\n", error->message);
-    }
+    (void) g_log_set_default_handler(usual, NULL);
+    tell(error);
     return code;
 }
 
@@ -96,13 +214,7 @@ BlockBackend *image_command_open(const char *filename, const char *format,
 
 void image_command_print_json(JsonNode *root)
 {
-    g_autoptr(JsonGenerator) generator = json_generator_new();
-    g_autofree char *text = NULL;
+    g_autofree char *text = image_info_text(root);
 
-    json_generator_set_pretty(generator, TRUE);
-    json_generator_set_indent(generator, 4);
-    json_generator_set_root(generator, root);
-    text = json_generator_to_data(generator, /* length= */ NULL);
-    printf("%s\n", text);
-    json_node_unref(root);
+    fputs(text, stdout);
 }

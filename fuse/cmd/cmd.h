@@ -21,6 +21,7 @@ typedef enum CmdExit {
 typedef struct ImageCommand {
     const char *name;
     const char *summary; /* one line for `help` */
+    const char *usage;   /* what may stand behind the name */
     /* argv[0] is the command's name. Returns the exit code. */
     int (*run)(int argc, char **argv);
 } ImageCommand;
@@ -28,13 +29,23 @@ typedef struct ImageCommand {
 /* NULL: not a command's name. */
 const ImageCommand *image_command_find(const char *name);
 
+/*
+ * image_command_main:
+ * Runs @command with its own arguments, argv[0] being its name; or shows its
+ * usage when -h or --help is the first of them. The secrets that --object and
+ * --key give (block/crypto/secret.h) are taken out of the arguments before.
+ * Returns the exit code.
+ */
+int image_command_main(const ImageCommand *command, int argc, char **argv);
+
 /* The @index-th command, NULL behind the last. */
 const ImageCommand *image_command_at(size_t index);
 
 /*
  * image_command_with_loop:
  * Calls @body with an event loop for the control plane's I/O and prints its
- * error, if any, as the one line that a user sees. Returns what @body did.
+ * error, if any, as the one line that a user sees; else warnings that came up
+ * meanwhile. Returns what @body did.
  */
 typedef int ImageCommandBody(void *opaque, GError **error);
 int image_command_with_loop(ImageCommandBody *body, void *opaque);
@@ -58,13 +69,17 @@ void image_command_print_json(JsonNode *root);
 /* As qemu-img does; nothing when there are none. */
 void image_command_print_snapshots(const GPtrArray *list);
 
+extern const ImageCommand image_command_amend;
+extern const ImageCommand image_command_bitmap;
 extern const ImageCommand image_command_check;
+extern const ImageCommand image_command_commit;
 extern const ImageCommand image_command_compare;
 extern const ImageCommand image_command_convert;
 extern const ImageCommand image_command_create;
 extern const ImageCommand image_command_info;
 extern const ImageCommand image_command_map;
 extern const ImageCommand image_command_measure;
+extern const ImageCommand image_command_rebase;
 extern const ImageCommand image_command_resize;
 extern const ImageCommand image_command_snapshot;
 

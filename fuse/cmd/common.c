@@ -5,19 +5,51 @@
  * Nothing here opens a file before common_args_open(): a wrong command line
  * costs nothing.
  *
- * Locking: none; main thread.
+ * Locking: none; main thread. Signal handlers only set flags.
  */
 #include "fuse/cmd/common.h"
 
 #include "block/graph/reference_policy.h"
 
 #include <getopt.h>
+#include <signal.h>
 #include <stdio.h>
 #include <string.h>
 #include <unistd.h>
 
+int common_interrupted;
+static int progress_asked; /* by SIGUSR1; atomic */
+
+/* -- signals ------------------------------------------------------------- */
+
+static void on_interrupt(int number)
+{
+    __atomic_store_n(&common_interrupted, 1, __ATOMIC_RELAXED);
+}
+
+static void on_usr1(int number)
+{
+    __atomic_store_n(&progress_asked, 1, __ATOMIC_RELAXED);
+}
+
+void common_catch_signals(void)
+{
+    struct sigaction action = { .sa_handler = on_interrupt };
+
+    sigaction(SIGINT, &action, NULL);
+    sigaction(SIGTERM, &action, NULL);
+    sigaction(SIGHUP, &action, NULL);
+}
+
+/* -- arguments ----------------------------------------------------------- */
+
+/* Also where SIGUSR1 begins to be harmless. */
 void common_args_init(CommonArgs *args)
 {
+    struct sigaction action = { .sa_handler = on_usr1,
+                                .sa_flags = SA_RESTART };
+
+    sigaction(SIGUSR1, &action, NULL);
     *args = (CommonArgs) { .allowed = g_ptr_array_new() };
 }
 
@@ -41,6 +73,8 @@ bool common_args_take(CommonArgs *args, int option)
     case 'p':
         args->show_progress = true;
         return true;
+    case 'T':
+        return common_parse_cache(optarg, &args->source_flags);
     case COMMON_OUTPUT:
         return image_command_parse_output(optarg, &args->json);
     case COMMON_IMAGE_OPTS:
@@ -54,9 +88,13 @@ bool common_args_take(CommonArgs *args, int option)
     }
 }
 
-BlockBackend *common_args_open(const CommonArgs *args, const char *filename,
-                               const char *format, BdrvOpenFlags flags,
-                               const char *user, GError **error)
+int common_usage(const ImageCommand *command)
+{
+    fprintf(stderr, "usage: imgfuse %s %s\n", command->name, command->usage);
+    return CMD_EXIT_USAGE;
+}
+
+ReferencePolicy *common_args_policy(const CommonArgs *args, GError **error)
 {
     g_autoptr(ReferencePolicy) policy = reference_policy_new();
 
@@ -67,7 +105,26 @@ BlockBackend *common_args_open(const CommonArgs *args, const char *filename,
             return NULL;
         }
     }
+    return g_steal_pointer(&policy);
+}
+
+BlockBackend *common_args_open(const CommonArgs *args, const char *filename,
+                               const char *format, BdrvOpenFlags flags,
+                               const char *user, GError **error)
+{
+    g_autoptr(ReferencePolicy) policy = common_args_policy(args, error);
+
+    if (!policy) {
+        return NULL;
+    }
+    if (args->force_share && (flags & BDRV_O_RDWR)) {
+        g_set_error(error, IMGFUSE_ERROR, IMGFUSE_ERROR_OPTION,
+                    "%s: -U (--force-share) is for images that are only read",
+                    filename);
+        return NULL;
+    }
     flags |= args->force_share ? BDRV_O_FORCE_SHARE : 0;
+    flags |= flags & BDRV_O_RDWR ? 0 : args->source_flags;
     return image_command_open(filename, format, args->image_opts, flags,
                               policy, user, error);
 }
@@ -114,6 +171,31 @@ bool common_parse_cache(const char *text, BdrvOpenFlags *ret_flags)
     return false;
 }
 
+bool common_parse_size(const char *text, const char *what, int64_t *ret_bytes)
+{
+    if (!parse_size(text, ret_bytes)) {
+        fprintf(stderr, "imgfuse: %s: '%s' is not a size\n", what, text);
+        return false;
+    }
+    return true;
+}
+
+char *common_human_size(int64_t bytes)
+{
+    static const char *const units[] = { "B", "KiB", "MiB", "GiB", "TiB",
+                                         "PiB", "EiB" };
+    double value = bytes;
+    unsigned unit = 0;
+
+    while (value >= 1000 && unit + 1 < G_N_ELEMENTS(units)) {
+        value /= 1024;
+        unit++;
+    }
+    return g_strdup_printf("%0.3g %s", value, units[unit]);
+}
+
+/* -- progress ------------------------------------------------------------ */
+
 static bool progress_is_wanted(const CommonArgs *args)
 {
     return !args->quiet && (args->show_progress || isatty(STDOUT_FILENO));
@@ -121,10 +203,14 @@ static bool progress_is_wanted(const CommonArgs *args)
 
 void common_progress(const CommonArgs *args, int64_t done, int64_t total)
 {
+    double percent = total > 0 ? done * 100.0 / total : 100.0;
+
     if (progress_is_wanted(args)) {
-        printf("    (%3.2f/100%%)\r", total > 0 ? done * 100.0 / total
-                                                : 100.0);
+        printf("    (%3.2f/100%%)\r", percent);
         fflush(stdout);
+    }
+    if (__atomic_exchange_n(&progress_asked, 0, __ATOMIC_RELAXED)) {
+        fprintf(stderr, "    (%3.2f/100%%)\n", percent);
     }
 }
 

@@ -4,7 +4,9 @@
  *
  * A command puts COMMON_LETTERS and COMMON_LONG_OPTIONS into its own lists,
  * hands every letter that it does not know itself to common_args_take(), and
- * opens its images with common_args_open().
+ * opens its images with common_args_open(). Wrong usage is shown by
+ * common_usage(). Long work shows common_progress(), and ends early when
+ * common_interrupted says so.
  */
 #ifndef FUSE_CMD_COMMON_H
 #define FUSE_CMD_COMMON_H
@@ -15,6 +17,7 @@ typedef struct CommonArgs {
     const char *format;   /* -f */
     bool image_opts;      /* --image-opts */
     bool force_share;     /* -U, --force-share */
+    BdrvOpenFlags source_flags; /* -T: how images that are read are opened */
     bool json;            /* --output */
     bool quiet;           /* -q */
     bool show_progress;   /* -p */
@@ -29,7 +32,7 @@ enum {
     COMMON_FIRST_FREE,
 };
 
-#define COMMON_LETTERS "f:Uqp"
+#define COMMON_LETTERS "f:UqpT:"
 #define COMMON_LONG_OPTIONS \
     { "format", required_argument, NULL, 'f' }, \
     { "force-share", no_argument, NULL, 'U' }, \
@@ -50,10 +53,16 @@ G_DEFINE_AUTO_CLEANUP_CLEAR_FUNC(CommonArgs, common_args_clear)
  */
 bool common_args_take(CommonArgs *args, int option);
 
+/* The command's usage on standard error; the exit code for it. */
+int common_usage(const ImageCommand *command);
+
+/* What the user allows images to name, as --allow-path says. NULL: @error. */
+ReferencePolicy *common_args_policy(const CommonArgs *args, GError **error);
+
 /*
  * common_args_open:
- * The image @filename of @format (NULL: probed), as the options say. NULL
- * with @error.
+ * The image @filename of @format (NULL: probed), as the options say. -T counts
+ * for images that are only read. NULL with @error.
  */
 BlockBackend *common_args_open(const CommonArgs *args, const char *filename,
                                const char *format, BdrvOpenFlags flags,
@@ -65,9 +74,28 @@ BlockOptions *common_join_options(const GPtrArray *strings, GError **error);
 /* A cache mode of -t or -T; false with a line on standard error. */
 bool common_parse_cache(const char *text, BdrvOpenFlags *ret_flags);
 
+/* "1M" and the like; false with a line that names the option @what. */
+bool common_parse_size(const char *text, const char *what,
+                       int64_t *ret_bytes);
+
+/* As qemu-img shows sizes: "1.5 GiB". The caller frees. */
+char *common_human_size(int64_t bytes);
+
+/* 0 until a signal asks the command to end; atomic. */
+extern int common_interrupted;
+
+/*
+ * common_catch_signals:
+ * From now on SIGINT, SIGTERM and SIGHUP set common_interrupted and do no
+ * more: the work ends at its next step and leaves images whole. Also the
+ * second one: timeout(1) sends two, and temporary files must go.
+ */
+void common_catch_signals(void);
+
 /*
  * Shows that @done of @total bytes are done when the user wants to see it
- * (-p, or a terminal and no -q); common_progress_end() ends the line.
+ * (-p, or a terminal and no -q); common_progress_end() ends the line. After a
+ * SIGUSR1 it is shown once on standard error, wanted or not.
  */
 void common_progress(const CommonArgs *args, int64_t done, int64_t total);
 void common_progress_end(const CommonArgs *args);

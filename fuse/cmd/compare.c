@@ -24,7 +24,6 @@ typedef struct CompareArgs {
     CommonArgs common;
     const char *filenames[2];
     const char *second_format;
-    BdrvOpenFlags flags;
     bool is_strict;
 } CompareArgs;
 
@@ -97,14 +96,14 @@ static int compare_body(void *opaque, GError **error)
     const CompareArgs *args = opaque;
     g_autoptr(BlockBackend) first =
         common_args_open(&args->common, args->filenames[0],
-                         args->common.format, args->flags, "compare", error);
+                         args->common.format, BDRV_O_RDONLY, "compare", error);
     g_autoptr(BlockBackend) second = NULL;
 
     if (!first) {
         return EXIT_NOT_OPEN;
     }
     second = common_args_open(&args->common, args->filenames[1],
-                              args->second_format, args->flags, "compare",
+                              args->second_format, BDRV_O_RDONLY, "compare",
                               error);
     return second ? compare_images(args, first, second, error)
                   : EXIT_NOT_OPEN;
@@ -119,8 +118,6 @@ static bool parse_letter(CompareArgs *args, int option)
     case 's':
         args->is_strict = true;
         return true;
-    case 'T':
-        return common_parse_cache(optarg, &args->flags);
     default:
         return common_args_take(&args->common, option);
     }
@@ -135,7 +132,7 @@ static bool parse_args(int argc, char **argv, CompareArgs *args)
     int option;
 
     optind = 1;
-    while ((option = getopt_long(argc, argv, COMMON_LETTERS "F:sT:",
+    while ((option = getopt_long(argc, argv, COMMON_LETTERS "F:s",
                                  long_options, NULL)) >= 0) {
         if (!parse_letter(args, option)) {
             return false;
@@ -152,14 +149,13 @@ static bool parse_args(int argc, char **argv, CompareArgs *args)
 static int compare_run(int argc, char **argv)
 {
     CompareArgs args = { .is_strict = false };
-    int code = CMD_EXIT_USAGE;
+    int code;
 
     common_args_init(&args.common);
     if (parse_args(argc, argv, &args)) {
         code = image_command_with_loop(compare_body, &args);
     } else {
-        fprintf(stderr, "usage: imgfuse compare [-f FORMAT] [-F FORMAT] [-s] "
-                "[-p] [-q] [-T CACHE] [-U] [--image-opts] IMAGE IMAGE\n");
+        code = common_usage(&image_command_compare);
     }
     common_args_clear(&args.common);
     return code;
@@ -168,5 +164,7 @@ static int compare_run(int argc, char **argv)
 const ImageCommand image_command_compare = {
     .name = "compare",
     .summary = "tell whether two images have the same content",
+    .usage = "[-f FORMAT] [-F FORMAT] [-s] [-p] [-q] [-T CACHE] [-U] "
+             "[--image-opts] IMAGE IMAGE",
     .run = compare_run,
 };

@@ -6,38 +6,48 @@
  * (block/image/create.h): a failure, or an interrupt, leaves what was there.
  * Only with -n, and for devices, is a target written in place.
  *
- * Locking: none; main thread. The signal handler sets a flag.
+ * Locking: none; main thread.
  */
-#include "fuse/cmd/common.h"
+#include "fuse/cmd/source.h"
 
+#include "block/driver.h"
 #include "block/graph/edge.h"
+#include "block/graph/filename.h"
 #include "block/graph/node.h"
 #include "block/graph/reference_policy.h"
 #include "block/image/convert.h"
 #include "block/image/create.h"
+#include "block/image/stored_bitmap.h"
 #include "block/image/workers.h"
 
 #include <errno.h>
 #include <getopt.h>
 #include <inttypes.h>
-#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <sys/vfs.h>
 
-enum { OPTION_TARGET_IS_ZERO = COMMON_FIRST_FREE };
+enum {
+    OPTION_TARGET_IS_ZERO = COMMON_FIRST_FREE,
+    OPTION_TARGET_IMAGE_OPTS,
+    OPTION_SALVAGE,
+    OPTION_BITMAPS,
+    OPTION_SKIP_BROKEN,
+};
 
 typedef struct ConvertArgs {
     CommonArgs common;
-    const char *source_name;
+    SourceArgs sources;
     const char *target_name;
     const char *target_format;
     GPtrArray *option_strings; /* of every -o */
     char *backing_name;
+    char *data_file;
     char *backing_format;
-    BdrvOpenFlags source_flags;
+    const char *key_option; /* the one of -o that opens the target */
+    char *key_secret;       /* its value; NULL: none */
     BdrvOpenFlags target_flags;
     int64_t sparse_bytes;
     unsigned coroutines;
@@ -45,29 +55,13 @@ typedef struct ConvertArgs {
     bool copy_range;
     bool no_create;
     bool target_is_zero;
+    bool target_image_opts; /* the target's name is an option string */
+    int64_t bytes_per_second; /* 0: as fast as it goes */
+    bool bitmaps;
+    bool skip_broken_bitmaps;
     /* -- while it works -------------------------------------------------- */
     BlockBackend *source;
 } ConvertArgs;
-
-static int interrupted; /* by a signal; atomic */
-
-static void on_signal(int number)
-{
-    __atomic_store_n(&interrupted, 1, __ATOMIC_RELAXED);
-}
-
-/*
- * An interrupt ends the work behind the pieces that are under way. Also the
- * second one: timeout(1) sends two, and the temporary file must go.
- */
-static void catch_signals(void)
-{
-    struct sigaction action = { .sa_handler = on_signal };
-
-    sigaction(SIGINT, &action, NULL);
-    sigaction(SIGTERM, &action, NULL);
-    sigaction(SIGHUP, &action, NULL);
-}
 
 static void show_progress(void *opaque, int64_t done, int64_t total)
 {
@@ -103,22 +97,102 @@ static bool can_share_extents(const char *source, const char *target)
     return false;
 }
 
+static const char *const key_options[] = { "key-secret",
+                                           "encrypt.key-secret" };
+
+/* An encrypted target is opened with the secret it is made with. */
+static void remember_key(ConvertArgs *args, const BlockOptions *options)
+{
+    for (size_t i = 0; i < G_N_ELEMENTS(key_options); i++) {
+        if (block_options_has(options, key_options[i])) {
+            args->key_option = key_options[i];
+            args->key_secret =
+                g_strdup(block_options_peek(options, key_options[i]));
+        }
+    }
+}
+
+static void add_key_options(const ConvertArgs *args, const char *prefix,
+                            BlockOptions *options)
+{
+    if (args->key_secret) {
+        g_autofree char *name = g_strconcat(prefix, args->key_option, NULL);
+
+        block_options_set_string(options, name, args->key_secret);
+    }
+}
+
+/* As the user says, with a rate below "file". */
+static BlockOptions *given_target_options(const ConvertArgs *args,
+                                          const char *text, GError **error)
+{
+    g_autoptr(BlockOptions) own = block_options_from_string(text, error);
+    g_autofree char *json = own ? block_options_to_json(own) : NULL;
+    g_autofree char *below = json ? g_strdup_printf("{\"file\":%s}", json)
+                                  : NULL;
+
+    return own && args->bytes_per_second
+               ? block_options_from_json(below, error)
+               : g_steal_pointer(&own);
+}
+
+/*
+ * How the target is opened; NULL with @error. With a rate there is a node in
+ * between that lets no more through.
+ */
+static BlockOptions *target_options(const ConvertArgs *args, const char *path,
+                                    GError **error)
+{
+    const char *prefix = args->bytes_per_second ? "file." : "";
+    g_autofree char *driver = g_strdup_printf("%sdriver", prefix);
+    g_autofree char *file = g_strdup_printf("%sfile.", prefix);
+    g_autoptr(BlockOptions) options = block_options_new();
+
+    if (args->target_image_opts) {
+        return given_target_options(args, path, error);
+    }
+    block_options_set_string(options, driver, args->target_format);
+    if (!filename_to_options(path, file, options, error)) {
+        return NULL;
+    }
+    add_key_options(args, prefix, options);
+    return g_steal_pointer(&options);
+}
+
 /* The target opened for writing, its backing file wherever that lies. */
 static BlockBackend *open_target(const ConvertArgs *args, const char *path,
-                                 GError **error)
+                                 bool is_new, GError **error)
 {
-    g_autoptr(ReferencePolicy) policy = reference_policy_new();
+    g_autoptr(ReferencePolicy) policy =
+        common_args_policy(&args->common, error);
     g_autofree char *folder = NULL;
-    BlockOptions *options = block_options_new();
+    BlockOptions *options;
 
+    if (!policy) {
+        return NULL;
+    }
     if (args->backing_name) {
         folder = g_path_get_dirname(args->backing_name);
         /* Where the name is relative to the target it needs no leave. */
         (void) reference_policy_allow_path(policy, folder, /* error= */ NULL);
     }
-    block_options_set_string(options, "driver", args->target_format);
-    return blk_open(path, options, BDRV_O_RDWR | args->target_flags, policy,
-                    "convert", error);
+    if (args->data_file) {
+        g_autofree char *data_folder = g_path_get_dirname(args->data_file);
+
+        (void) reference_policy_allow_path(policy, data_folder,
+                                           /* error= */ NULL);
+    }
+    options = target_options(args, path, error);
+    if (!options) {
+        return NULL;
+    }
+    if (args->bytes_per_second) {
+        block_options_set_string(options, "driver", "throttle");
+        block_options_set_int(options, "bps-write", args->bytes_per_second);
+    }
+    return blk_open(/* filename= */ NULL, options,
+                    BDRV_O_RDWR | args->target_flags, policy, "convert",
+                    error);
 }
 
 static int64_t backing_bytes(BlockBackend *target)
@@ -129,32 +203,31 @@ static int64_t backing_bytes(BlockBackend *target)
     return below ? bdrv_node_length(below->bs) : -1;
 }
 
-static void drop_message(const char *domain, GLogLevelFlags level,
-                         const char *message, gpointer opaque)
+/* Said before the work, not after it. */
+static bool can_keep_bitmaps(const ConvertArgs *args, BlockDriverState *bs,
+                             GError **error)
 {
-}
-
-/* That caches cannot be written into a file without a future is no news. */
-static void throw_away(BlockBackend *target)
-{
-    GLogFunc usual = g_log_set_default_handler(drop_message, NULL);
-
-    blk_free(target);
-    (void) g_log_set_default_handler(usual, NULL);
+    if (args->bitmaps && !bdrv_bitmaps_supported(bs, /* error= */ NULL)) {
+        g_set_error(error, IMGFUSE_ERROR, IMGFUSE_ERROR_OPTION,
+                    "the target keeps no bitmaps: that takes qcow2 of version "
+                    "3 (compat=1.1)");
+        return false;
+    }
+    return true;
 }
 
 /* Copies into @path, which is @is_new or may hold anything. */
 static bool convert_into(const ConvertArgs *args, const char *path,
                          bool is_new, GError **error)
 {
-    g_autoptr(BlockBackend) target = open_target(args, path, error);
+    g_autoptr(BlockBackend) target = open_target(args, path, is_new, error);
     BlockDriverState *bs = target ? blk_bs(target) : NULL;
     bool ok;
 
     if (!target) {
         return false;
     }
-    ok = image_convert(
+    ok = can_keep_bitmaps(args, bs, error) && image_convert(
         &(ImageConvert) {
             .source = args->source,
             .target = target,
@@ -163,17 +236,20 @@ static bool convert_into(const ConvertArgs *args, const char *path,
             .backing_bytes = args->backing_name ? backing_bytes(target) : -1,
             .compress = args->compress,
             .copy_range = args->copy_range ||
-                          can_share_extents(args->source_name, path),
+                          can_share_extents(args->sources.names[0], path),
             .sparse_bytes = args->sparse_bytes,
             .coroutines = args->coroutines,
-            .cancel = &interrupted,
+            .cancel = &common_interrupted,
             .progress = show_progress,
             .opaque = (void *)args,
         },
         error);
     common_progress_end(&args->common);
-    if (!ok && is_new) {
-        throw_away(g_steal_pointer(&target));
+    ok = ok && (!args->bitmaps ||
+                bdrv_bitmaps_copy(bs, blk_bs(args->source),
+                                  args->skip_broken_bitmaps, error));
+    if (!ok && !is_new) {
+        g_prefix_error(error, "%s: is incomplete now: ", path);
     }
     return ok;
 }
@@ -233,6 +309,7 @@ static bool create_target(ConvertArgs *args, BlockOptions *options,
         .opaque = args,
     };
 
+    remember_key(args, options);
     return hold_old_target(args, &old, error) &&
            image_create(&request, /* ret_length= */ NULL, error);
 }
@@ -266,18 +343,31 @@ static int convert_body(void *opaque, GError **error)
                     "new ones");
         return CMD_EXIT_ERROR;
     }
-    source = common_args_open(&args->common, args->source_name,
-                              args->common.format, args->source_flags,
-                              "convert", error);
+    if (args->sources.count > 1 && args->backing_name) {
+        g_set_error(error, IMGFUSE_ERROR, IMGFUSE_ERROR_OPTION,
+                    "several sources have no backing file in common: -B is "
+                    "for one source");
+        return CMD_EXIT_ERROR;
+    }
+    source = source_open(&args->sources, "convert", error);
     if (!source) {
         return CMD_EXIT_ERROR;
     }
     args->source = source;
-    catch_signals();
+    args->data_file = g_strdup(block_options_peek(options, "data_file"));
+    if (args->bitmaps &&
+        !bdrv_bitmaps_can_copy(blk_bs(source), args->skip_broken_bitmaps,
+                               error)) {
+        return CMD_EXIT_ERROR;
+    }
+    common_catch_signals();
     ok = args->no_create
              ? convert_into(args, args->target_name, /* is_new= */ false,
                             error)
              : create_target(args, options, error);
+    if (!args->common.quiet) {
+        source_tell_lost(&args->sources, source);
+    }
     return ok ? CMD_EXIT_OK : CMD_EXIT_ERROR;
 }
 
@@ -337,6 +427,17 @@ static bool parse_target_letter(ConvertArgs *args, int option)
     case OPTION_TARGET_IS_ZERO:
         args->target_is_zero = true;
         return true;
+    case OPTION_TARGET_IMAGE_OPTS:
+        args->target_image_opts = true;
+        return true;
+    case 'r':
+        return common_parse_size(optarg, "-r", &args->bytes_per_second);
+    case OPTION_BITMAPS:
+        args->bitmaps = true;
+        return true;
+    case OPTION_SKIP_BROKEN:
+        args->skip_broken_bitmaps = true;
+        return true;
     default:
         return false;
     }
@@ -355,8 +456,12 @@ static bool parse_letter(ConvertArgs *args, int option)
         return parse_sparse(optarg, &args->sparse_bytes);
     case 'm':
         return parse_coroutines(optarg, &args->coroutines);
-    case 'T':
-        return common_parse_cache(optarg, &args->source_flags);
+    case 'l':
+        args->sources.snapshot = optarg;
+        return true;
+    case OPTION_SALVAGE:
+        args->sources.salvage = true;
+        return true;
     case 'W': /* pieces are written in any order anyway */
         return true;
     default:
@@ -367,11 +472,6 @@ static bool parse_letter(ConvertArgs *args, int option)
 
 static bool check_args(const ConvertArgs *args, int names)
 {
-    if (names > 2) {
-        fprintf(stderr, "imgfuse: convert takes one source; several cannot be "
-                "joined\n");
-        return false;
-    }
     if (args->compress && args->copy_range) {
         fprintf(stderr, "imgfuse: -c and -C exclude each other\n");
         return false;
@@ -380,7 +480,24 @@ static bool check_args(const ConvertArgs *args, int names)
         fprintf(stderr, "imgfuse: --target-is-zero is for -n\n");
         return false;
     }
-    return names == 2;
+    if (args->skip_broken_bitmaps && !args->bitmaps) {
+        fprintf(stderr, "imgfuse: --skip-broken-bitmaps is for --bitmaps\n");
+        return false;
+    }
+    if (args->bitmaps && (names > 2 || args->sources.snapshot)) {
+        fprintf(stderr, "imgfuse: --bitmaps is for one source, and not for a "
+                "snapshot\n");
+        return false;
+    }
+    if (args->target_image_opts && !args->no_create) {
+        fprintf(stderr, "imgfuse: --target-image-opts is for -n\n");
+        return false;
+    }
+    if (args->sources.salvage && args->copy_range) {
+        fprintf(stderr, "imgfuse: --salvage and -C exclude each other\n");
+        return false;
+    }
+    return names >= 2;
 }
 
 static bool parse_args(int argc, char **argv, ConvertArgs *args)
@@ -392,14 +509,18 @@ static bool parse_args(int argc, char **argv, ConvertArgs *args)
         { "backing", required_argument, NULL, 'B' },
         { "backing-format", required_argument, NULL, 'F' },
         { "compress", no_argument, NULL, 'c' },
+        { "bitmaps", no_argument, NULL, OPTION_BITMAPS },
+        { "skip-broken-bitmaps", no_argument, NULL, OPTION_SKIP_BROKEN },
         { "target-is-zero", no_argument, NULL, OPTION_TARGET_IS_ZERO },
+        { "target-image-opts", no_argument, NULL, OPTION_TARGET_IMAGE_OPTS },
+        { "salvage", no_argument, NULL, OPTION_SALVAGE },
         { NULL, 0, NULL, 0 },
     };
     int option;
 
     optind = 1;
     while ((option = getopt_long(argc, argv, COMMON_LETTERS
-                                 "O:o:B:F:cCS:m:WnT:t:", long_options,
+                                 "O:o:B:F:cCS:m:Wnt:l:r:", long_options,
                                  NULL)) >= 0) {
         if (!parse_letter(args, option)) {
             return false;
@@ -408,8 +529,9 @@ static bool parse_args(int argc, char **argv, ConvertArgs *args)
     if (!check_args(args, argc - optind)) {
         return false;
     }
-    args->source_name = argv[optind];
-    args->target_name = argv[optind + 1];
+    args->sources.names = argv + optind;
+    args->sources.count = argc - optind - 1;
+    args->target_name = argv[argc - 1];
     return true;
 }
 
@@ -422,18 +544,18 @@ static int convert_run(int argc, char **argv)
         .sparse_bytes = IMAGE_CONVERT_SPARSE_DEFAULT,
         .coroutines = IMAGE_WORKERS_DEFAULT,
     };
-    int code = CMD_EXIT_USAGE;
+    int code;
 
     common_args_init(&args.common);
+    args.sources.common = &args.common;
     if (parse_args(argc, argv, &args)) {
         code = image_command_with_loop(convert_body, &args);
     } else {
-        fprintf(stderr, "usage: imgfuse convert [-f FORMAT] [-O FORMAT] "
-                "[-o OPTIONS] [-B BACKING -F FORMAT] [-c] [-C] [-S SIZE] "
-                "[-m COROUTINES] [-W] [-n [--target-is-zero]] [-T CACHE] "
-                "[-t CACHE] [-p] [-q] [-U] [--image-opts] SOURCE TARGET\n");
+        code = common_usage(&image_command_convert);
     }
+    g_free(args.key_secret);
     g_free(args.backing_name);
+    g_free(args.data_file);
     g_free(args.backing_format);
     common_args_clear(&args.common);
     return code;
@@ -442,5 +564,11 @@ static int convert_run(int argc, char **argv)
 const ImageCommand image_command_convert = {
     .name = "convert",
     .summary = "copy an image into one of another format",
+    .usage = "[-f FORMAT] [-O FORMAT] [-o OPTIONS] "
+             "[-B BACKING -F FORMAT] [-l SNAPSHOT] [-c] [-C] [-S SIZE] "
+             "[-m COROUTINES] [-W] [-r BYTES_PER_SECOND] [--salvage] "
+             "[-n [--target-is-zero] [--target-image-opts]] "
+             "[--bitmaps [--skip-broken-bitmaps]] [-T CACHE] "
+             "[-t CACHE] [-p] [-q] [-U] [--image-opts] SOURCE... TARGET",
     .run = convert_run,
 };

@@ -16,10 +16,12 @@
 #include <stdio.h>
 #include <string.h>
 
+enum { OPTION_FORCE = COMMON_FIRST_FREE };
+
 typedef struct CreateArgs {
+    CommonArgs common;
     ImageCreateRequest request;
     GPtrArray *option_strings; /* of every -o */
-    bool quiet;
     bool list_options;
 } CreateArgs;
 
@@ -81,7 +83,7 @@ static int create_body(void *opaque, GError **error)
     if (!image_create(&request, &length, error)) {
         return CMD_EXIT_ERROR;
     }
-    if (!args->quiet) {
+    if (!args->common.quiet) {
         printf("Formatting '%s', fmt=%s size=%" PRId64, request.filename,
                request.format, length);
         if (request.backing_name) {
@@ -115,33 +117,29 @@ static bool parse_letter(CreateArgs *args, int option)
             g_ptr_array_add(args->option_strings, optarg);
         }
         return true;
-    case 'q':
-        args->quiet = true;
-        return true;
-    case 'x':
+    case OPTION_FORCE:
         args->request.replace = true;
         return true;
     default:
-        return false;
+        return common_args_take(&args->common, option);
     }
 }
 
 static bool parse_args(int argc, char **argv, CreateArgs *args)
 {
     static const struct option long_options[] = {
-        { "format", required_argument, NULL, 'f' },
+        COMMON_LONG_OPTIONS,
         { "backing", required_argument, NULL, 'b' },
         { "backing-format", required_argument, NULL, 'F' },
         { "options", required_argument, NULL, 'o' },
-        { "quiet", no_argument, NULL, 'q' },
-        { "force", no_argument, NULL, 'x' },
+        { "force", no_argument, NULL, OPTION_FORCE },
         { NULL, 0, NULL, 0 },
     };
     int option;
 
     optind = 1;
-    while ((option = getopt_long(argc, argv, "f:b:F:o:qu", long_options,
-                                 NULL)) >= 0) {
+    while ((option = getopt_long(argc, argv, COMMON_LETTERS "b:F:o:u",
+                                 long_options, NULL)) >= 0) {
         if (!parse_letter(args, option)) {
             return false;
         }
@@ -168,20 +166,24 @@ static int create_run(int argc, char **argv)
         .request = { .format = "raw", .length = -1 },
         .option_strings = strings,
     };
+    int code;
 
+    common_args_init(&args.common);
     if (!parse_args(argc, argv, &args)) {
-        fprintf(stderr, "usage: imgfuse create [-f FORMAT] [-o OPTIONS] "
-                "[-b BACKING -F FORMAT [-u]] [--force] [-q] IMAGE [SIZE]\n");
-        return CMD_EXIT_USAGE;
+        code = common_usage(&image_command_create);
+    } else if (args.list_options) {
+        code = list_options(args.request.format);
+    } else {
+        code = image_command_with_loop(create_body, &args);
     }
-    if (args.list_options) {
-        return list_options(args.request.format);
-    }
-    return image_command_with_loop(create_body, &args);
+    common_args_clear(&args.common);
+    return code;
 }
 
 const ImageCommand image_command_create = {
     .name = "create",
     .summary = "make a new image",
+    .usage = "[-f FORMAT] [-o OPTIONS] [-b BACKING -F FORMAT [-u]] "
+             "[--force] [-q] IMAGE [SIZE]",
     .run = create_run,
 };

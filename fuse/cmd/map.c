@@ -9,6 +9,7 @@
  * Locking: none; main thread.
  */
 #include "fuse/cmd/common.h"
+#include "fuse/image_info.h"
 
 #include "block/graph/node.h"
 #include "block/image/map.h"
@@ -26,24 +27,13 @@ typedef struct MapArgs {
     bool is_unreadable; /* the human form met data that has no place */
 } MapArgs;
 
-static const char *text_of(bool value)
-{
-    return value ? "true" : "false";
-}
-
 static bool print_json(const ImageMapExtent *extent, void *opaque)
 {
     MapArgs *args = opaque;
+    g_autoptr(GString) text = g_string_new(NULL);
 
-    printf("%s{ \"start\": %" PRId64 ", \"length\": %" PRId64 ", \"depth\": %d"
-           ", \"present\": %s, \"zero\": %s, \"data\": %s",
-           args->is_first ? "" : ",\n", extent->start, extent->length,
-           extent->depth, text_of(extent->is_present),
-           text_of(extent->reads_zeros), text_of(extent->is_data));
-    if (extent->has_offset) {
-        printf(", \"offset\": %" PRId64, extent->host_offset);
-    }
-    printf("}");
+    image_info_append_extent(text, extent, args->is_first);
+    fputs(text->str, stdout);
     args->is_first = false;
     return true;
 }
@@ -133,15 +123,13 @@ static bool parse_args(int argc, char **argv, MapArgs *args)
 static int map_run(int argc, char **argv)
 {
     MapArgs args = { .length = INT64_MAX, .is_first = true };
-    int code = CMD_EXIT_USAGE;
+    int code;
 
     common_args_init(&args.common);
     if (parse_args(argc, argv, &args)) {
         code = image_command_with_loop(map_body, &args);
     } else {
-        fprintf(stderr, "usage: imgfuse map [-f FORMAT] [-s OFFSET] "
-                "[-l LENGTH] [--output=human|json] [-U] [--image-opts] "
-                "IMAGE\n");
+        code = common_usage(&image_command_map);
     }
     common_args_clear(&args.common);
     return code;
@@ -150,5 +138,7 @@ static int map_run(int argc, char **argv)
 const ImageCommand image_command_map = {
     .name = "map",
     .summary = "show which layer has what, and where",
+    .usage = "[-f FORMAT] [-s OFFSET] [-l LENGTH] [--output=human|json] "
+             "[-U] [--image-opts] IMAGE",
     .run = map_run,
 };

@@ -4,7 +4,7 @@
  *
  * Locking: none; main thread.
  */
-#include "fuse/cmd/common.h"
+#include "fuse/cmd/source.h"
 
 #include "block/image/measure.h"
 
@@ -17,6 +17,7 @@
 typedef struct MeasureArgs {
     CommonArgs common;
     const char *filename; /* NULL: --size */
+    const char *snapshot; /* -l */
     const char *target_format;
     int64_t length;
     GPtrArray *option_strings; /* of every -o */
@@ -31,6 +32,10 @@ static void print_json(const BlockMeasure *measure)
     json_builder_add_int_value(builder, measure->required);
     json_builder_set_member_name(builder, "fully-allocated");
     json_builder_add_int_value(builder, measure->fully_allocated);
+    if (measure->bitmaps >= 0) {
+        json_builder_set_member_name(builder, "bitmaps");
+        json_builder_add_int_value(builder, measure->bitmaps);
+    }
     json_builder_end_object(builder);
     image_command_print_json(json_builder_get_root(builder));
 }
@@ -47,9 +52,13 @@ static int measure_body(void *opaque, GError **error)
         return CMD_EXIT_ERROR;
     }
     if (args->filename) {
-        source = common_args_open(&args->common, args->filename,
-                                  args->common.format, BDRV_O_RDONLY,
-                                  "measure", error);
+        source = source_open(&(SourceArgs) {
+                                 .common = &args->common,
+                                 .names = (char *const *)&args->filename,
+                                 .count = 1,
+                                 .snapshot = args->snapshot,
+                             },
+                             "measure", error);
         if (!source) {
             return CMD_EXIT_ERROR;
         }
@@ -63,6 +72,9 @@ static int measure_body(void *opaque, GError **error)
     } else {
         printf("required size: %" PRId64 "\nfully allocated size: %" PRId64
                "\n", measure.required, measure.fully_allocated);
+        if (measure.bitmaps >= 0) {
+            printf("bitmaps size: %" PRId64 "\n", measure.bitmaps);
+        }
     }
     return CMD_EXIT_OK;
 }
@@ -75,6 +87,9 @@ static bool parse_letter(MeasureArgs *args, int option)
         return true;
     case 'o':
         g_ptr_array_add(args->option_strings, optarg);
+        return true;
+    case 'l':
+        args->snapshot = optarg;
         return true;
     case OPTION_SIZE:
         if (!parse_size(optarg, &args->length)) {
@@ -99,7 +114,7 @@ static bool parse_args(int argc, char **argv, MeasureArgs *args)
     int option;
 
     optind = 1;
-    while ((option = getopt_long(argc, argv, COMMON_LETTERS "O:o:",
+    while ((option = getopt_long(argc, argv, COMMON_LETTERS "O:o:l:",
                                  long_options, NULL)) >= 0) {
         if (!parse_letter(args, option)) {
             return false;
@@ -119,15 +134,13 @@ static int measure_run(int argc, char **argv)
     g_autoptr(GPtrArray) strings = g_ptr_array_new();
     MeasureArgs args = { .target_format = "raw", .length = -1,
                          .option_strings = strings };
-    int code = CMD_EXIT_USAGE;
+    int code;
 
     common_args_init(&args.common);
     if (parse_args(argc, argv, &args)) {
         code = image_command_with_loop(measure_body, &args);
     } else {
-        fprintf(stderr, "usage: imgfuse measure [-O FORMAT] [-o OPTIONS] "
-                "[--output=human|json] [-U] [--image-opts] "
-                "{--size SIZE | [-f FORMAT] IMAGE}\n");
+        code = common_usage(&image_command_measure);
     }
     common_args_clear(&args.common);
     return code;
@@ -136,5 +149,7 @@ static int measure_run(int argc, char **argv)
 const ImageCommand image_command_measure = {
     .name = "measure",
     .summary = "tell how large the file of a new image will be",
+    .usage = "[-O FORMAT] [-o OPTIONS] [--output=human|json] [-U] "
+             "[--image-opts] {--size SIZE | [-f FORMAT] IMAGE}",
     .run = measure_run,
 };

@@ -163,15 +163,13 @@ static bool parse_args(int argc, char **argv, ResizeArgs *args)
 static int resize_run(int argc, char **argv)
 {
     ResizeArgs args = { .prealloc = PREALLOC_OFF };
-    int code = CMD_EXIT_USAGE;
+    int code;
 
     common_args_init(&args.common);
     if (parse_args(argc, argv, &args)) {
         code = image_command_with_loop(resize_body, &args);
     } else {
-        fprintf(stderr, "usage: imgfuse resize [-f FORMAT] [--shrink] "
-                "[--preallocation=MODE] [-q] [--image-opts] IMAGE "
-                "[+|-]SIZE\n");
+        code = common_usage(&image_command_resize);
     }
     common_args_clear(&args.common);
     return code;
@@ -180,5 +178,7 @@ static int resize_run(int argc, char **argv)
 const ImageCommand image_command_resize = {
     .name = "resize",
     .summary = "change the length of an image",
+    .usage = "[-f FORMAT] [--shrink] [--preallocation=MODE] [-q] "
+             "[--image-opts] IMAGE [+|-]SIZE",
     .run = resize_run,
 };

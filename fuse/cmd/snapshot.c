@@ -7,7 +7,7 @@
  *
  * Locking: none; main thread.
  */
-#include "fuse/cmd/cmd.h"
+#include "fuse/cmd/common.h"
 
 #include "block/graph/node.h"
 #include "block/image/snapshot.h"
@@ -18,35 +18,18 @@
 #include <string.h>
 
 typedef struct SnapshotArgs {
+    CommonArgs common;
     const char *filename;
-    const char *format;
     const char *name;
     char action; /* l c a d; 0: list */
-    bool image_opts;
-    bool force_share;
-    bool quiet;
 } SnapshotArgs;
-
-static char *human_size(int64_t bytes)
-{
-    static const char *const units[] = { "B", "KiB", "MiB", "GiB", "TiB",
-                                         "PiB", "EiB" };
-    double value = bytes;
-    unsigned unit = 0;
-
-    while (value >= 1000 && unit + 1 < G_N_ELEMENTS(units)) {
-        value /= 1024;
-        unit++;
-    }
-    return g_strdup_printf("%0.3g %s", value, units[unit]);
-}
 
 static void print_snapshot(const BlockSnapshot *one)
 {
     g_autoptr(GDateTime) date = g_date_time_new_from_unix_local(one->date_sec);
     g_autofree char *when =
         date ? g_date_time_format(date, "%Y-%m-%d %H:%M:%S") : g_strdup("");
-    g_autofree char *size = human_size(one->vm_state_bytes);
+    g_autofree char *size = common_human_size(one->vm_state_bytes);
     uint64_t seconds = one->vm_clock_nsec / 1000000000;
     g_autofree char *clock = g_strdup_printf(
         "%02" PRIu64 ":%02d:%02d.%03d", seconds / 3600,
@@ -83,9 +66,8 @@ static int snapshot_body(void *opaque, GError **error)
     BlockDriverState *bs;
     bool ok = true;
 
-    flags |= args->force_share ? BDRV_O_FORCE_SHARE : 0;
-    blk = image_command_open(args->filename, args->format, args->image_opts,
-                             flags, /* policy= */ NULL, "snapshot", error);
+    blk = common_args_open(&args->common, args->filename, args->common.format,
+                           flags, "snapshot", error);
     if (!blk) {
         return CMD_EXIT_ERROR;
     }
@@ -101,53 +83,39 @@ static int snapshot_body(void *opaque, GError **error)
         ok = bdrv_snapshot_remove(bs, args->name, error);
         break;
     default:
-        if (!args->quiet) {
+        if (!args->common.quiet) {
             image_command_print_snapshots(bdrv_snapshot_list(bs));
         }
     }
     return ok ? CMD_EXIT_OK : CMD_EXIT_ERROR;
 }
 
+static bool parse_letter(SnapshotArgs *args, int option)
+{
+    if (strchr("lcad", option) == NULL) {
+        return common_args_take(&args->common, option);
+    }
+    if (args->action) {
+        fprintf(stderr, "imgfuse: one of -l, -c, -a and -d at a time\n");
+        return false;
+    }
+    args->action = option;
+    args->name = optarg;
+    return true;
+}
+
 static bool parse_args(int argc, char **argv, SnapshotArgs *args)
 {
     static const struct option long_options[] = {
-        { "format", required_argument, NULL, 'f' },
-        { "quiet", no_argument, NULL, 'q' },
-        { "force-share", no_argument, NULL, 'U' },
-        { "image-opts", no_argument, NULL, 'I' },
+        COMMON_LONG_OPTIONS,
         { NULL, 0, NULL, 0 },
     };
     int option;
 
     optind = 1;
-    while ((option = getopt_long(argc, argv, "lc:a:d:f:qU", long_options,
-                                 NULL)) >= 0) {
-        switch (option) {
-        case 'l':
-        case 'c':
-        case 'a':
-        case 'd':
-            if (args->action) {
-                fprintf(stderr, "imgfuse: one of -l, -c, -a and -d at a "
-                        "time\n");
-                return false;
-            }
-            args->action = option;
-            args->name = optarg;
-            break;
-        case 'f':
-            args->format = optarg;
-            break;
-        case 'q':
-            args->quiet = true;
-            break;
-        case 'U':
-            args->force_share = true;
-            break;
-        case 'I':
-            args->image_opts = true;
-            break;
-        default:
+    while ((option = getopt_long(argc, argv, COMMON_LETTERS "lc:a:d:",
+                                 long_options, NULL)) >= 0) {
+        if (!parse_letter(args, option)) {
             return false;
         }
     }
@@ -158,18 +126,23 @@ static bool parse_args(int argc, char **argv, SnapshotArgs *args)
 
 static int snapshot_run(int argc, char **argv)
 {
-    SnapshotArgs args = { NULL };
+    SnapshotArgs args = { .filename = NULL };
+    int code;
 
-    if (!parse_args(argc, argv, &args)) {
-        fprintf(stderr, "usage: imgfuse snapshot [-l | -c NAME | -a NAME | "
-                "-d NAME] [-f FORMAT] [-q] [-U] [--image-opts] IMAGE\n");
-        return CMD_EXIT_USAGE;
+    common_args_init(&args.common);
+    if (parse_args(argc, argv, &args)) {
+        code = image_command_with_loop(snapshot_body, &args);
+    } else {
+        code = common_usage(&image_command_snapshot);
     }
-    return image_command_with_loop(snapshot_body, &args);
+    common_args_clear(&args.common);
+    return code;
 }
 
 const ImageCommand image_command_snapshot = {
     .name = "snapshot",
     .summary = "list, create, apply and delete internal snapshots",
+    .usage = "[-l | -c NAME | -a NAME | -d NAME] [-f FORMAT] [-q] [-U] "
+             "[--image-opts] IMAGE",
     .run = snapshot_run,
 };

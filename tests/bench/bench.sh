@@ -9,8 +9,9 @@
 # median of the pairs' ratios. Beside it stands the CPU time the server spent
 # for each operation, from /proc/PID/stat.
 #
-# One server is up at a time, on one image. The image is in tmpfs, fully
-# allocated: the disk plays no part.
+# One server is up at a time, on one image. The images are in tmpfs, so that
+# the disk plays no part: a plain one, fully allocated, and two compressed ones
+# with what this machine's programs and libraries consist of.
 #
 # The write figures are figures only: qemu-storage-daemon 7.2 damages data
 # under parallel direct writes, so its write speed is no goal to reach.
@@ -21,20 +22,25 @@
 
 set -euo pipefail
 
-# name | fio's arguments | goal (ratio)
+# name | image | fio's arguments | goal (ratio)
 workloads() {
     cat <<'END'
-randread-qd1|--rw=randread --bs=4k --direct=1 --iodepth=1|2.0
-randread-qd32|--rw=randread --bs=4k --direct=1 --iodepth=32|2.5
-randread-4x32|--rw=randread --bs=4k --direct=1 --iodepth=32 --numjobs=4|-
-randwrite-qd1|--rw=randwrite --bs=4k --direct=1 --iodepth=1|-
-randwrite-qd32|--rw=randwrite --bs=4k --direct=1 --iodepth=32|-
-seqread-1m|--rw=read --bs=1m --direct=1 --iodepth=8|3.0
-reread-buffered|--rw=randread --bs=4k --direct=0 --invalidate=0 --size=256m|20
+randread-qd1|plain|--rw=randread --bs=4k --direct=1 --iodepth=1|2.0
+randread-qd32|plain|--rw=randread --bs=4k --direct=1 --iodepth=32|2.5
+randread-4x32|plain|--rw=randread --bs=4k --direct=1 --iodepth=32 --numjobs=4|-
+randwrite-qd1|plain|--rw=randwrite --bs=4k --direct=1 --iodepth=1|-
+randwrite-qd32|plain|--rw=randwrite --bs=4k --direct=1 --iodepth=32|-
+seqread-1m|plain|--rw=read --bs=1m --direct=1 --iodepth=8|3.0
+reread-buffered|plain|--rw=randread --bs=4k --direct=0 --invalidate=0 --size=256m|20
+zlib-seqread-1m|zlib|--rw=read --bs=1m --direct=1 --iodepth=1|4.5
+zstd-seqread-1m|zstd|--rw=read --bs=1m --direct=1 --iodepth=1|3.5
+zlib-seqread-4k|zlib|--rw=read --bs=4k --direct=1 --iodepth=1|15
+zlib-randread-qd32|zlib|--rw=randread --bs=4k --direct=1 --iodepth=32|3.0
 END
 }
 
 rounds=5 seconds=4 only= size=2G dir= keep=no
+compressed_size=$((512 << 20))
 while [ $# -gt 0 ]; do
     case $1 in
     --rounds)  rounds=$2; shift ;;
@@ -60,10 +66,27 @@ if [ -n "$only" ] && ! workloads | grep -q "^$only|"; then
 fi
 
 work=$(mktemp -d "${dir:-/dev/shm}/imgfuse-bench.XXXXXX")
-image=$work/disk.qcow2
+image=      # the one that the next server shows
 target=     # the raw file that the server shows
 mounted=    # what to unmount
 server=     # its process
+
+# --- images -------------------------------------------------------------------
+
+# Writes $image, of kind $1.
+make_image() {
+    case $1 in
+    plain)
+        qemu-img create -q -f qcow2 -o preallocation=full "$image" "$size" ;;
+    *)
+        tar -cf - --ignore-failed-read /usr/bin /usr/lib 2>/dev/null |
+            head -c "$compressed_size" >"$work/source.raw" || true
+        truncate -s "$compressed_size" "$work/source.raw"
+        qemu-img convert -q -c -W -m 16 -f raw -O qcow2 \
+            -o compression_type="$1" "$work/source.raw" "$image"
+        rm "$work/source.raw" ;;
+    esac
+}
 
 # --- servers ------------------------------------------------------------------
 
@@ -103,7 +126,7 @@ start_server() {
     server_kind=$1
     case $server_kind in
     imgfuse)
-        mounted=$work/mnt target=$work/mnt/disk.raw
+        mounted=$work/mnt target=$work/mnt/$(basename "$image" .qcow2).raw
         "$IMGFUSE" -f -w "$image" "$mounted" 2>"$work/server.log" &
         ;;
     qsd)
@@ -174,7 +197,9 @@ median() {
 # --- the table ----------------------------------------------------------------
 
 measure() {
-    local name=$1 arguments=$2 goal=$3 round ours theirs verdict
+    local name=$1 arguments=$3 goal=$4 round ours theirs verdict
+    image=$work/$2.qcow2
+    [ -e "$image" ] || make_image "$2"
     : >"$work/pairs"
     for ((round = 0; round < rounds; round++)); do
         if ((round % 2)); then
@@ -188,21 +213,20 @@ measure() {
     column_median() { cut -d' ' -f"$1" "$work/pairs" | median; }
     verdict=$(column_median 5 | awk -v goal="$goal" '{
         print goal == "-" ? "" : ($1 >= goal ? "met" : "missed") }')
-    printf '%-16s %11.0f %11.0f %7.2f %6s  %-6s %9.2f %9.2f\n' "$name" \
+    printf '%-18s %11.0f %11.0f %7.2f %6s  %-6s %9.2f %9.2f\n' "$name" \
         "$(column_median 1)" "$(column_median 3)" "$(column_median 5)" \
         "$goal" "$verdict" "$(column_median 2)" "$(column_median 4)"
 }
 
 mkdir "$work/mnt"
 : >"$work/qsd.raw"
-qemu-img create -q -f qcow2 -o preallocation=full "$image" "$size"
 
 echo "median of $rounds pairs, $seconds s each; image $size in ${dir:-/dev/shm};" \
     "$(qemu-storage-daemon --version | head -1)"
-printf '%-16s %11s %11s %7s %6s  %-6s %9s %9s\n' workload imgfuse/s qsd/s \
+printf '%-18s %11s %11s %7s %6s  %-6s %9s %9s\n' workload imgfuse/s qsd/s \
     ratio goal '' 'us/op' 'qsd us/op'
-while IFS='|' read -r name arguments goal; do
+while IFS='|' read -r name kind arguments goal; do
     if [ -z "$only" ] || [ "$name" = "$only" ]; then
-        measure "$name" "$arguments" "$goal" </dev/null
+        measure "$name" "$kind" "$arguments" "$goal" </dev/null
     fi
 done < <(workloads)

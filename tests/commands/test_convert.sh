@@ -122,7 +122,9 @@ refused 1 'no creation option' convert -O qcow2 -o colour=red top.qcow2 new
 refused 1 'No such file' convert -O raw top.qcow2 missing/new
 [ ! -e new ] || fail "a target that failed is there"
 wrong_usage convert top.qcow2
-wrong_usage convert a.raw top.raw new
+wrong_usage convert --target-image-opts a.raw new
+wrong_usage convert --salvage -C a.raw new
+wrong_usage convert -r fast a.raw new
 wrong_usage convert -m 17 a.raw new
 wrong_usage convert -S 3 a.raw new
 nothing_left .

@@ -86,6 +86,10 @@ typedef struct Case {
     { at + 12, 4, 0x00010001 }, { at + 32, 4, 0 }, { at + 36, 4, 16 },      \
     { at + 48, 8, 0 }, { at + 56, 2, 0x3131 }, { l1, 8, l2 }
 #define L2_ENTRY(n) (SEED_L2 + 8 * (n))
+#define EXTENDED { 72, 8, QCOW2_INCOMPAT_EXTENDED_L2 }
+#define EXTENDED_SECOND                                                     \
+    { L2_ENTRY(2), 8, QCOW2_ENTRY_COPIED | (SEED_DATA + SEED_CLUSTER) },    \
+    { L2_ENTRY(3), 8, UINT32_MAX }
 
 /* Most members of a case are not given: nothing special. */
 #pragma GCC diagnostic push
@@ -206,12 +210,48 @@ static const Case cases[] = {
     { "Q23b-bitmaps-far", REFUSE,
       { EXT(QCOW2_EXTENSION_BITMAPS, 24), { 120, 4, 1 },
         { 128, 8, 0x1000 }, { 136, 8, 1ull << 62 }, { 88, 8, 1 } } },
+    { "Q23c-bitmap-granularity-64", REFUSE,
+      { EXT(QCOW2_EXTENSION_BITMAPS, 24), { 120, 4, 1 }, { 128, 8, 0x1000 },
+        { 136, 8, SEED_DATA }, { 88, 8, 1 },
+        SEED_BITMAP(SEED_DATA), { SEED_DATA + 17, 1, 64 } } },
+    { "Q23d-bitmap-extra-data", REFUSE,
+      { EXT(QCOW2_EXTENSION_BITMAPS, 24), { 120, 4, 1 }, { 128, 8, 0x1000 },
+        { 136, 8, SEED_DATA }, { 88, 8, 1 },
+        SEED_BITMAP(SEED_DATA), { SEED_DATA + 20, 4, UINT32_MAX } } },
+    { "Q23e-bitmap-name-0", REFUSE,
+      { EXT(QCOW2_EXTENSION_BITMAPS, 24), { 120, 4, 1 }, { 128, 8, 0x1000 },
+        { 136, 8, SEED_DATA }, { 88, 8, 1 },
+        SEED_BITMAP(SEED_DATA), { SEED_DATA + 18, 2, 0 } } },
+    { "Q23f-bitmap-name-zero", REFUSE,
+      { EXT(QCOW2_EXTENSION_BITMAPS, 24), { 120, 4, 1 }, { 128, 8, 0x1000 },
+        { 136, 8, SEED_DATA }, { 88, 8, 1 },
+        SEED_BITMAP(SEED_DATA), { SEED_DATA + 24, 1, 0 } } },
+    { "Q23g-bitmaps-past-directory", REFUSE,
+      { EXT(QCOW2_EXTENSION_BITMAPS, 24), { 120, 4, 2 }, { 128, 8, 48 },
+        { 136, 8, SEED_DATA }, { 88, 8, 1 }, SEED_BITMAP(SEED_DATA) } },
     { "Q24a-crypt-99", REFUSE, { { 32, 4, 99 } } },
     { "Q24b-luks-far", REFUSE,
       { { 32, 4, 2 }, EXT(QCOW2_EXTENSION_CRYPTO_HEADER, 16),
         { 120, 8, (1ull << 63) - 512 }, { 128, 8, 1ull << 63 } } },
     { "Q26a-extended-l2-512", REFUSE,
       { { 72, 8, QCOW2_INCOMPAT_EXTENDED_L2 }, { 20, 4, 9 } } },
+    /* Entries of two words; the bitmaps stand where entry 1 was. */
+    { "Q26b-subcluster-zero-and-allocated", EIO_READ,
+      { EXTENDED, { L2_ENTRY(1), 8, 1ull << 32 | UINT32_MAX } } },
+    { "Q26c-subcluster-without-cluster", EIO_READ,
+      { EXTENDED, { L2_ENTRY(0), 8, 0 }, { L2_ENTRY(1), 8, 1 } } },
+    { "Q26d-extended-zero-flag", EIO_READ,
+      { EXTENDED, { L2_ENTRY(0), 8, QCOW2_ENTRY_COPIED | SEED_DATA | 1 },
+        { L2_ENTRY(1), 8, UINT32_MAX } } },
+    { "Q26e-extended-far", EIO_READ,
+      { EXTENDED, { L2_ENTRY(0), 8, QCOW2_ENTRY_COPIED | 1ull << 55 },
+        { L2_ENTRY(1), 8, UINT32_MAX } } },
+    { "Q26f-subcluster-to-refblock", NO_PLACE,
+      { EXTENDED, { L2_ENTRY(0), 8, QCOW2_ENTRY_COPIED | SEED_REFBLOCK },
+        { L2_ENTRY(1), 8, UINT32_MAX }, EXTENDED_SECOND } },
+    { "Q26g-empty-subclusters-to-l1", NO_PLACE,
+      { EXTENDED, { L2_ENTRY(0), 8, QCOW2_ENTRY_COPIED | SEED_L1 },
+        { L2_ENTRY(1), 8, 0 }, EXTENDED_SECOND } },
     { "Q27a-truncated-3", REFUSE, .length = 3 },
     { "Q27b-truncated-71", REFUSE, .length = 71 },
     { "Q27c-truncated-104", REFUSE, .length = 104 },

@@ -13,6 +13,7 @@
  * status: 0 all equal, 1 a difference or an error, 2 usage.
  */
 #include "block/backend.h"
+#include "block/crypto/secret.h"
 #include "block/rt/io_thread.h"
 #include "block/rt/thread_pool.h"
 #include "drivers/registry.h"
@@ -29,9 +30,9 @@
 #define JOBS_MAX 256
 #define COMPARE_STEP (1 * MIB)
 
-static char *arg_image, *arg_model, *arg_ops_kinds;
+static char *arg_image, *arg_model, *arg_ops_kinds, *arg_secret;
 static int arg_seed = 1, arg_ops = 1000, arg_threads = 1, arg_jobs = 4;
-static int arg_max_kib = 512, arg_direct;
+static int arg_max_kib = 512, arg_direct, arg_seconds;
 
 static const GOptionEntry entries[] = {
     { "image", 0, 0, G_OPTION_ARG_STRING, &arg_image, "image, or json:{}",
@@ -39,10 +40,14 @@ static const GOptionEntry entries[] = {
     { "model", 0, 0, G_OPTION_ARG_FILENAME, &arg_model, "model file", "FILE" },
     { "seed", 0, 0, G_OPTION_ARG_INT, &arg_seed, "of all randomness", "N" },
     { "ops", 0, 0, G_OPTION_ARG_INT, &arg_ops, "operations in all", "N" },
+    { "seconds", 0, 0, G_OPTION_ARG_INT, &arg_seconds,
+      "stop after so long, whatever --ops says", "N" },
     { "threads", 0, 0, G_OPTION_ARG_INT, &arg_threads, "I/O threads", "N" },
     { "jobs", 0, 0, G_OPTION_ARG_INT, &arg_jobs, "jobs per thread", "N" },
     { "max-kib", 0, 0, G_OPTION_ARG_INT, &arg_max_kib, "longest operation",
       "N" },
+    { "secret", 0, 0, G_OPTION_ARG_STRING, &arg_secret,
+      "as imgfuse's --object: secret,id=ID,data=TEXT", "TEXT" },
     { "direct", 0, 0, G_OPTION_ARG_NONE, &arg_direct, "O_DIRECT", NULL },
     { "kinds", 0, 0, G_OPTION_ARG_STRING, &arg_ops_kinds,
       "letters to choose from: r w c z u d f", "LETTERS" },
@@ -54,6 +59,7 @@ static uint8_t *model;
 static int64_t length;
 static int ops_left; /* atomic */
 static int failed;   /* atomic */
+static gint64 deadline_us = G_MAXINT64;
 
 /* Ranges in use, by job; empty ones have no bytes. */
 static struct {
@@ -282,7 +288,8 @@ static void coroutine_fn job_entry(void *opaque)
     Job *job = opaque;
 
     while (__atomic_sub_fetch(&ops_left, 1, __ATOMIC_SEQ_CST) >= 0 &&
-           !__atomic_load_n(&failed, __ATOMIC_SEQ_CST)) {
+           !__atomic_load_n(&failed, __ATOMIC_SEQ_CST) &&
+           g_get_monotonic_time() < deadline_us) {
         int64_t offset, bytes;
 
         do {
@@ -351,6 +358,10 @@ static void run_threads(void)
     g_autofree IoThread **threads = g_new0(IoThread *, arg_threads);
 
     ops_left = arg_ops;
+    if (arg_seconds > 0) {
+        deadline_us = g_get_monotonic_time() +
+                      (gint64)arg_seconds * G_USEC_PER_SEC;
+    }
     for (int i = 0; i < count; i++) {
         jobs[i].index = i;
         jobs[i].random = (uint64_t)arg_seed * 1000003 + (uint64_t)i;
@@ -386,6 +397,10 @@ int main(int argc, char **argv)
         arg_threads * arg_jobs > JOBS_MAX || arg_max_kib < 1) {
         fprintf(stderr, "usage: %s --image NAME --model FILE ...: %s\n",
                 argv[0], error ? error->message : "see --help");
+        return 2;
+    }
+    if (arg_secret && !secret_add_object(arg_secret, &error)) {
+        fprintf(stderr, "%s\n", error->message);
         return 2;
     }
     ctx = aio_context_new(&error);

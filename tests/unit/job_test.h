@@ -42,12 +42,15 @@
 
 /* Writes that pass "test-fail" before one fails; -1: none fails. Atomic. */
 static int writes_until_failure = -1;
+/* What "test-fail" has been asked to write, zeros apart. Atomic. */
+static int64_t bytes_written;
 
 static inline int coroutine_fn test_fail_pwritev(BlockDriverState *bs,
                                                  int64_t offset, int64_t bytes,
                                                  IoVec *iov, size_t iov_offset,
                                                  BdrvRequestFlags flags)
 {
+    __atomic_fetch_add(&bytes_written, bytes, __ATOMIC_RELAXED);
     if (__atomic_load_n(&writes_until_failure, __ATOMIC_SEQ_CST) >= 0 &&
         __atomic_fetch_sub(&writes_until_failure, 1, __ATOMIC_SEQ_CST) == 0) {
         return -EIO;
@@ -72,6 +75,33 @@ static const BlockDriver test_fail_driver = {
     .co_pwritev = test_fail_pwritev,
 };
 
+/* The folder of the test under way: one that fails does not remove it. */
+static char *job_test_folder;
+
+/* A folder with plain files in it. */
+static inline void remove_folder(const char *path)
+{
+    GDir *dir = g_dir_open(path, 0, NULL);
+    const char *name;
+
+    while (dir != NULL && (name = g_dir_read_name(dir)) != NULL) {
+        g_autofree char *file = g_build_filename(path, name, NULL);
+
+        (void) unlink(file);
+    }
+    g_clear_pointer(&dir, g_dir_close);
+    (void) rmdir(path);
+}
+
+/* At the end of each test, or of the program. */
+static inline void forget_folder(void)
+{
+    if (job_test_folder != NULL) {
+        remove_folder(job_test_folder);
+    }
+    g_clear_pointer(&job_test_folder, g_free);
+}
+
 static inline int job_test_setup(void **state)
 {
     g_autoptr(GError) error = NULL;
@@ -85,6 +115,7 @@ static inline int job_test_setup(void **state)
 
 static inline int job_test_teardown(void **state)
 {
+    forget_folder();
     thread_pool_shutdown();
     buffer_pool_drain();
     aio_context_free(*state);
@@ -158,6 +189,8 @@ static inline Disk *disk_new(void)
 
     disk->dir = g_dir_make_tmp("job-test-XXXXXX", NULL);
     assert_non_null(disk->dir);
+    forget_folder(); /* of a test that failed */
+    job_test_folder = g_strdup(disk->dir);
     disk->base = disk_path(disk, "base.qcow2");
     disk->mid = disk_path(disk, "mid.qcow2");
     disk->top = disk_path(disk, "top.qcow2");
@@ -247,20 +280,12 @@ static inline void count_node(BlockDriverState *bs, void *opaque)
 static inline void disk_free(Disk *disk)
 {
     unsigned nodes = 0;
-    GDir *dir = g_dir_open(disk->dir, 0, NULL);
-    const char *name;
 
     writes_until_failure = -1;
     blk_free(disk->blk);
     bdrv_foreach_node(count_node, &nodes);
     assert_int_equal(nodes, 0);
-    while ((name = g_dir_read_name(dir)) != NULL) {
-        g_autofree char *path = disk_path(disk, name);
-
-        (void) unlink(path);
-    }
-    g_dir_close(dir);
-    (void) rmdir(disk->dir);
+    forget_folder();
     g_free(disk->base);
     g_free(disk->mid);
     g_free(disk->top);

@@ -20,6 +20,8 @@
 /* How far writes may extend a node. */
 #define ROOM (2 * MIB)
 
+static unsigned calls_so_far; /* of all nodes */
+
 typedef struct MemoryState {
     MemoryConfig config;
     uint8_t *data;
@@ -30,6 +32,7 @@ typedef struct MemoryState {
     int fail[MEMORY_OPS];
     bool hold[MEMORY_OPS];
     Coroutine *held;
+    BdrvChild *metadata; /* our edge to config.metadata's node, or NULL */
 } MemoryState;
 
 static MemoryState *state_of(BdrvChild *child)
@@ -51,7 +54,7 @@ static int coroutine_fn begin_call(BlockDriverState *bs, MemoryOp op,
         co_yield();
         return 0;
     }
-    s->last[op] = (MemoryCall) { op, offset, bytes, flags };
+    s->last[op] = (MemoryCall) { op, offset, bytes, flags, ++calls_so_far };
     if (s->hold[op]) {
         s->hold[op] = false;
         s->held = co_self();
@@ -224,6 +227,68 @@ static int coroutine_fn memory_co_pdiscard(BlockDriverState *bs,
     return ret;
 }
 
+static int coroutine_fn memory_co_pwritev_compressed(BlockDriverState *bs,
+                                                     int64_t offset,
+                                                     int64_t bytes, IoVec *iov,
+                                                     size_t at)
+{
+    MemoryState *s = bs->opaque;
+    int ret;
+
+    if (!s->config.compresses) {
+        return -ENOTSUP;
+    }
+    ret = begin_call(bs, MEMORY_COMPRESSED, offset, bytes, /* flags= */ 0);
+    check_range(bs, offset, bytes, bs->limits.max_transfer);
+    if (ret == 0) {
+        iovec_to_buffer(iov, at, s->data + offset, bytes);
+    }
+    return ret;
+}
+
+static int coroutine_fn memory_co_copy_range_from(BlockDriverState *bs,
+                                                  BdrvChild *src,
+                                                  int64_t src_offset,
+                                                  BdrvChild *dst,
+                                                  int64_t dst_offset,
+                                                  int64_t bytes,
+                                                  BdrvRequestFlags flags)
+{
+    MemoryState *s = bs->opaque;
+    int ret;
+
+    if (!s->config.copies) {
+        return -ENOTSUP;
+    }
+    ret = begin_call(bs, MEMORY_COPY_FROM, src_offset, bytes, flags);
+    check_range(bs, src_offset, bytes, bs->limits.max_transfer);
+    return ret < 0 ? ret : bdrv_co_copy_range_to(src, src_offset, dst,
+                                                 dst_offset, bytes, flags);
+}
+
+static int coroutine_fn memory_co_copy_range_to(BlockDriverState *bs,
+                                                BdrvChild *src,
+                                                int64_t src_offset,
+                                                BdrvChild *dst,
+                                                int64_t dst_offset,
+                                                int64_t bytes,
+                                                BdrvRequestFlags flags)
+{
+    MemoryState *s = bs->opaque;
+    int ret;
+
+    if (!s->config.copies || src->bs->drv != bs->drv) {
+        return -ENOTSUP;
+    }
+    ret = begin_call(bs, MEMORY_COPY_TO, dst_offset, bytes, flags);
+    check_range(bs, dst_offset, bytes, bs->limits.max_transfer);
+    if (ret == 0) {
+        memmove(s->data + dst_offset, state_of(src)->data + src_offset,
+                bytes);
+    }
+    return ret;
+}
+
 /* Runs of equal answers: by cluster in an overlay, by block of 4096 else. */
 static int coroutine_fn memory_co_block_status(BlockDriverState *bs,
                                                bool want_zero, int64_t offset,
@@ -237,6 +302,10 @@ static int coroutine_fn memory_co_block_status(BlockDriverState *bs,
     int first = -1;
 
     g_assert(is_aligned(offset | bytes, bs->limits.request_alignment));
+    if (s->config.yields) {
+        /* Others write behind what the caller holds: it is not looked at. */
+        end = MIN(end, at + MAX(unit, bs->limits.request_alignment));
+    }
     for (; at < end; at += unit) {
         bool is_zero = want_zero && at + unit <= s->data_bytes &&
                        buffer_is_zero(s->data + at, unit);
@@ -254,6 +323,10 @@ static int coroutine_fn memory_co_block_status(BlockDriverState *bs,
         .host_offset = offset,
         .file = bs,
     };
+    if (first > 0 && s->config.recurses) {
+        ret_status->flags |= BDRV_BLOCK_RECURSE;
+        ret_status->file = s->metadata->bs;
+    }
     return ret;
 }
 
@@ -296,7 +369,9 @@ static void memory_refresh_limits(BlockDriverState *bs)
 {
     const MemoryState *s = bs->opaque;
 
-    bs->limits = s->config.limits;
+    if (!s->config.merges) {
+        bs->limits = s->config.limits;
+    }
 }
 
 /* Nodes are made by memory_open(), not from options. */
@@ -337,6 +412,9 @@ static const BlockDriver memory_driver = {
     .co_pwritev = memory_co_pwritev,
     .co_pwrite_zeroes = memory_co_pwrite_zeroes,
     .co_pdiscard = memory_co_pdiscard,
+    .co_pwritev_compressed = memory_co_pwritev_compressed,
+    .co_copy_range_from = memory_co_copy_range_from,
+    .co_copy_range_to = memory_co_copy_range_to,
     .co_block_status = memory_co_block_status,
     .co_flush_to_os = memory_co_flush_to_os,
     .co_flush_to_disk = memory_co_flush_to_disk,
@@ -359,6 +437,20 @@ static void set_up_state(BlockDriverState *bs, const MemoryConfig *config)
     }
 }
 
+/* An edge to the node of @child; the test may only read that from now on. */
+static BdrvChild *attach(BlockDriverState *bs, BdrvChild *child,
+                         const char *name, BdrvChildRole role)
+{
+    BdrvChild *edge;
+
+    g_assert(bdrv_child_set_perm(child, BLK_PERM_CONSISTENT_READ,
+                                 BLK_PERM_ALL, /* error= */ NULL));
+    edge = bdrv_attach_child(bs, bdrv_ref(child->bs), name, role,
+                             /* error= */ NULL);
+    g_assert(edge);
+    return edge;
+}
+
 BdrvChild *memory_open(const MemoryConfig *config)
 {
     BlockDriverState *bs;
@@ -377,16 +469,13 @@ BdrvChild *memory_open(const MemoryConfig *config)
     bs->supported_write_flags = config->write_flags;
     bs->supported_zero_flags = config->zero_flags;
     if (config->backing) {
-        BdrvChild *edge;
+        (void) attach(bs, config->backing, "backing", BDRV_CHILD_COW);
+    }
+    if (config->metadata) {
+        MemoryState *s = bs->opaque;
 
-        /* Nobody may write below an overlay. */
-        g_assert(bdrv_child_set_perm(config->backing,
-                                     BLK_PERM_CONSISTENT_READ, BLK_PERM_ALL,
-                                     /* error= */ NULL));
-        edge = bdrv_attach_child(bs, bdrv_ref(config->backing->bs),
-                                 "backing", BDRV_CHILD_COW,
-                                 /* error= */ NULL);
-        g_assert(edge);
+        s->metadata = attach(bs, config->metadata, "metadata",
+                             BDRV_CHILD_METADATA);
     }
     g_assert(bdrv_refresh_limits(bs, /* error= */ NULL));
     root = bdrv_root_attach_child(bs, "root", &root_class, /* parent= */ NULL,

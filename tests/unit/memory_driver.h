@@ -28,6 +28,9 @@ typedef enum MemoryOp {
     MEMORY_TO_OS,
     MEMORY_TO_DISK,
     MEMORY_TRUNCATE,
+    MEMORY_COMPRESSED,
+    MEMORY_COPY_FROM,
+    MEMORY_COPY_TO,
     MEMORY_OPS,
 } MemoryOp;
 
@@ -41,6 +44,11 @@ typedef struct MemoryConfig {
     bool yields;      /* each call lets other coroutines run */
     int64_t cluster_bytes;  /* of an overlay; 0: no overlay */
     BdrvChild *backing;     /* the overlay's, may be NULL */
+    BdrvChild *metadata;    /* a child that it may write, only flushed */
+    bool recurses;    /* its data is in @metadata: that one knows zeros */
+    bool compresses;  /* co_pwritev_compressed is there */
+    bool merges;      /* its limits are its children's alone */
+    bool copies;      /* so is copy_range, between two such nodes */
 } MemoryConfig;
 
 /* One call, as the driver saw it. */
@@ -49,6 +57,7 @@ typedef struct MemoryCall {
     int64_t offset;
     int64_t bytes;
     BdrvRequestFlags flags;
+    unsigned order; /* among the calls of all memory nodes; from 1 */
 } MemoryCall;
 
 /* A root edge with all permissions to a new node; end with memory_close(). */

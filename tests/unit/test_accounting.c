@@ -10,6 +10,11 @@
 #include "block/io/accounting.h"
 #include "block/rt/aio_context.h"
 #include "block/rt/io_thread.h"
+#include "tests/unit/memory_driver.h"
+
+#include "block/backend.h"
+
+#include <errno.h>
 
 #define ROUNDS 100000
 
@@ -125,6 +130,111 @@ static void test_threads_that_count_at_a_time_lose_nothing(void **state)
     accounting_free(accounting);
 }
 
+/* ---- nodes and backends -------------------------------------------------- */
+
+static AccountingTotals totals_of(Accounting *accounting, AccountingType type)
+{
+    AccountingTotals totals;
+
+    accounting_totals(accounting, type, &totals);
+    return totals;
+}
+
+/* One request of each type, and a write that fails. */
+static void use_node(BdrvChild *child)
+{
+    uint8_t buffer[4096] = { 1 };
+
+    assert_int_equal(bdrv_pwrite(child, 0, 4096, buffer), 0);
+    assert_int_equal(bdrv_pread(child, 0, 100, buffer), 0);
+    assert_int_equal(bdrv_pwrite_zeroes(child, 0, 512, 0), 0);
+    assert_int_equal(memory_pdiscard(child, 0, 8192), 0);
+    assert_int_equal(bdrv_flush(child->bs), 0);
+    memory_fail_next(child, MEMORY_WRITE, -EIO);
+    assert_int_equal(bdrv_pwrite(child, 0, 4096, buffer), -EIO);
+}
+
+static void test_a_node_counts_from_when_it_is_told_to(void **state)
+{
+    BdrvChild *child = memory_open(&(MemoryConfig) { .length = MIB });
+    Accounting *accounting;
+
+    use_node(child);
+    assert_null(child->bs->accounting);
+    accounting = bdrv_enable_accounting(child->bs);
+    assert_ptr_equal(bdrv_enable_accounting(child->bs), accounting);
+    use_node(child);
+
+    assert_int_equal(totals_of(accounting, ACCOUNTING_WRITE).operations, 1);
+    assert_int_equal(totals_of(accounting, ACCOUNTING_WRITE).bytes, 4096);
+    assert_int_equal(totals_of(accounting, ACCOUNTING_WRITE).failed, 1);
+    assert_int_equal(totals_of(accounting, ACCOUNTING_READ).bytes, 100);
+    assert_int_equal(totals_of(accounting, ACCOUNTING_ZEROES).bytes, 512);
+    assert_int_equal(totals_of(accounting, ACCOUNTING_UNMAP).bytes, 8192);
+    assert_int_equal(totals_of(accounting, ACCOUNTING_FLUSH).operations, 1);
+    memory_close(child);
+}
+
+static void test_a_nodes_latency_is_measured_by_histogram(void **state)
+{
+    BdrvChild *child = memory_open(&(MemoryConfig) { .length = MIB });
+    Accounting *accounting = bdrv_enable_accounting(child->bs);
+    const uint64_t boundaries[] = { 1, UINT64_MAX };
+    AccountingTotals totals;
+
+    assert_true(accounting_set_histogram(accounting, ACCOUNTING_READ,
+                                         boundaries, 2, NULL));
+    use_node(child);
+    totals = totals_of(accounting, ACCOUNTING_READ);
+    assert_int_equal(totals.bins[0] + totals.bins[1], 1);
+    assert_int_equal(totals.bins[2], 0);
+    totals = totals_of(accounting, ACCOUNTING_WRITE); /* not asked for */
+    assert_int_equal(totals.bins[0] + totals.bins[1], 0);
+    assert_int_equal(totals.total_time_ns, 0);
+    memory_close(child);
+}
+
+typedef struct BackendRead {
+    BlockBackend *blk;
+    int ret;
+} BackendRead;
+
+static void coroutine_fn backend_read_entry(void *opaque)
+{
+    BackendRead *read = opaque;
+    uint8_t buffer[512];
+    IoVec iov;
+
+    iovec_init_buffer(&iov, buffer, sizeof(buffer));
+    read->ret = blk_co_preadv(read->blk, 0, sizeof(buffer), &iov, 0);
+}
+
+/* Two users of a node: each counts its own, the node both. */
+static void test_backends_always_count_their_own(void **state)
+{
+    BdrvChild *child = memory_open(&(MemoryConfig) { .length = MIB });
+    Accounting *accounting = bdrv_enable_accounting(child->bs);
+    const uint64_t boundary = UINT64_MAX;
+
+    for (int i = 0; i < 2; i++) {
+        BackendRead read = {
+            blk_new(BLK_PERM_CONSISTENT_READ, BLK_PERM_ALL, "test"), -1 };
+        Accounting *own = blk_accounting(read.blk);
+
+        assert_true(blk_insert_node(read.blk, child->bs, NULL));
+        assert_true(accounting_set_histogram(own, ACCOUNTING_READ, &boundary,
+                                             1, NULL));
+        aio_run_sync(backend_read_entry, &read);
+        assert_int_equal(read.ret, 0);
+        assert_int_equal(totals_of(own, ACCOUNTING_READ).operations, 1);
+        assert_int_equal(totals_of(own, ACCOUNTING_READ).bins[0], 1);
+        blk_free(read.blk);
+    }
+    assert_int_equal(totals_of(accounting, ACCOUNTING_READ).operations, 2);
+    assert_int_equal(totals_of(accounting, ACCOUNTING_READ).bytes, 1024);
+    memory_close(child);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -134,6 +244,9 @@ int main(void)
             test_latency_lands_in_the_bin_between_its_boundaries),
         cmocka_unit_test(test_boundaries_that_do_not_rise_are_refused),
         cmocka_unit_test(test_threads_that_count_at_a_time_lose_nothing),
+        cmocka_unit_test(test_a_node_counts_from_when_it_is_told_to),
+        cmocka_unit_test(test_a_nodes_latency_is_measured_by_histogram),
+        cmocka_unit_test(test_backends_always_count_their_own),
     };
 
     return cmocka_run_group_tests(tests, make_context, free_context);

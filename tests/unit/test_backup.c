@@ -29,6 +29,26 @@ static BlockDriverState *target_new(Disk *disk, const char *name)
     return bs;
 }
 
+/* A raw file at @path that counts what is written to it. */
+static BlockDriverState *raw_target_new(Disk *disk, const char *path)
+{
+    BlockOptions *options = block_options_new();
+    g_autoptr(GError) error = NULL;
+    BlockDriverState *bs;
+
+    assert_true(g_file_set_contents(path, "", 0, NULL));
+    assert_int_equal(truncate(path, IMAGE_BYTES), 0);
+    block_options_set_string(options, "driver", "raw");
+    block_options_set_string(options, "file.driver", "test-fail");
+    block_options_set_string(options, "file.file.driver", "file");
+    block_options_set_string(options, "file.file.filename", path);
+    bs = bdrv_open(NULL, options, BDRV_O_RDWR, NULL, &error);
+    if (bs == NULL) {
+        fail_msg("%s", error->message);
+    }
+    return bs;
+}
+
 /* The model at the job's making is what the target must hold. */
 static Job *backup_start(Disk *disk, BlockDriverState *target,
                          BackupSync sync, const char *bitmap,
@@ -235,6 +255,44 @@ static void test_missing_bitmap_is_named(void **state)
     disk_free(disk);
 }
 
+/*
+ * The guest overwrites everything while the job is slow: part of it is copied
+ * by the guest's writes, part by the job, and nothing by both.
+ */
+static void test_nothing_is_copied_twice(void **state)
+{
+    Disk *disk = disk_new();
+    IoThread *thread = io_thread_new("job", NULL);
+    g_autofree char *path = disk_path(disk, "target.raw");
+    g_autofree uint8_t *expected = g_malloc(IMAGE_BYTES);
+    g_autofree uint8_t *data = g_malloc(64 * KIB);
+    g_autofree uint8_t *copy = NULL;
+    BlockDriverState *target = raw_target_new(disk, path);
+    gsize length;
+    Job *job;
+
+    image_fill(disk->top, disk->model, 0, 64 * KIB, 4); /* no holes */
+    image_fill(disk->top, disk->model, 64 * KIB, 64 * KIB, 5);
+    disk_open(disk, NULL);
+    bytes_written = 0;
+    job = backup_start(disk, target, BACKUP_SYNC_FULL, NULL, expected,
+                       8 * MIB, thread);
+    memset(data, 9, 64 * KIB);
+    for (int64_t at = IMAGE_BYTES - 64 * KIB; at >= 0; at -= 64 * KIB) {
+        assert_int_equal(blk_pwrite(disk->blk, at, 64 * KIB, data), 0);
+        control_poll();
+    }
+    assert_job_succeeds(job);
+
+    assert_int_equal(bytes_written, IMAGE_BYTES);
+    bdrv_unref(target);
+    assert_true(g_file_get_contents(path, (char **)&copy, &length, NULL));
+    assert_int_equal(length, IMAGE_BYTES);
+    assert_memory_equal(copy, expected, IMAGE_BYTES);
+    io_thread_free(thread);
+    disk_free(disk);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -245,6 +303,7 @@ int main(void)
         cmocka_unit_test(test_bitmap_begins_anew_after_success),
         cmocka_unit_test(test_failing_target_breaks_the_job_and_not_the_guest),
         cmocka_unit_test(test_missing_bitmap_is_named),
+        cmocka_unit_test(test_nothing_is_copied_twice),
     };
 
     return cmocka_run_group_tests(tests, job_test_setup, job_test_teardown);

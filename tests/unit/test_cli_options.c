@@ -127,7 +127,7 @@ static void test_each_long_option_has_a_twin(void **state)
 
 static void test_a_later_option_overrides_an_earlier_one(void **state)
 {
-    g_autoptr(CliOptions) options = parse_ok("-w --cache=none -r a /mnt "
+    g_autoptr(CliOptions) options = parse_ok("-o rw --cache=none -r a /mnt "
                                              "-o cache=unsafe");
 
     assert_false(options->read_write);
@@ -183,6 +183,9 @@ static void test_wrong_usage_is_refused_with_a_hint(void **state)
         { "--aio=native a /mnt", "cache=none" },
         { "--growable a /mnt", "read-write" },
         { "-w --force-share a /mnt", "force-share" },
+        { "-w -r a /mnt", "exclude each other" },
+        { "-r a /mnt --read-write", "exclude each other" },
+        { "a /mnt -o read-only,read-write", "exclude each other" },
         { "name=a,file=b,colour=red /mnt", "'colour' is unknown" },
     };
 

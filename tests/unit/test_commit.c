@@ -214,6 +214,39 @@ static void test_base_with_a_user_is_refused(void **state)
     disk_free(disk);
 }
 
+/* What the layer in between shows changes from now on. */
+static void test_layer_between_gets_no_users_during_commit(void **state)
+{
+    Disk *disk = disk_new();
+    BlockBackend *user = blk_new(BLK_PERM_CONSISTENT_READ, BLK_PERM_ALL,
+                                 "user");
+    g_autoptr(GError) error = NULL;
+    g_autofree char *json = NULL;
+    BlockDriverState *mid;
+    Job *job;
+
+    disk_open(disk, NULL);
+    mid = below(disk_top(disk));
+    job = commit_start(disk_top(disk), below(mid), KIB, NULL);
+
+    assert_false(blk_insert_node(user, mid, &error));
+    assert_int_equal(error->code, IMGFUSE_ERROR_CONFLICT);
+    assert_non_null(strstr(error->message, "committed"));
+    g_clear_error(&error);
+    json = g_strdup_printf("{\"driver\":\"throttle\",\"file\":\"%s\"}",
+                           mid->node_name);
+    assert_null(bdrv_open(NULL, block_options_from_json(json, NULL),
+                          BDRV_O_RDONLY, NULL, &error));
+    assert_int_equal(error->code, IMGFUSE_ERROR_CONFLICT);
+
+    job_cancel(job);
+    assert_int_not_equal(job_end(job), 0);
+    assert_true(blk_insert_node(user, mid, NULL)); /* nothing is left of it */
+    blk_free(user);
+    assert_chain_is_whole(disk);
+    disk_free(disk);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -226,6 +259,7 @@ int main(void)
         cmocka_unit_test(test_header_that_cannot_be_written_leaves_the_chain),
         cmocka_unit_test(test_layer_between_with_a_user_is_refused),
         cmocka_unit_test(test_base_with_a_user_is_refused),
+        cmocka_unit_test(test_layer_between_gets_no_users_during_commit),
     };
 
     return cmocka_run_group_tests(tests, job_test_setup, job_test_teardown);

@@ -213,6 +213,118 @@ static void test_short_targets_are_refused(void **state)
     memory_close(target);
 }
 
+/* ---- keeping on demand (a backup's way) ---- */
+
+typedef struct KeepCall {
+    BdrvChild *guest;
+    int64_t offset;
+    int64_t bytes;
+    int ret;
+    bool done;
+} KeepCall;
+
+static void coroutine_fn keep_entry(void *opaque)
+{
+    KeepCall *call = opaque;
+
+    call->ret = bdrv_co_keep_snapshot(call->guest, call->offset, call->bytes);
+    call->done = true;
+}
+
+static int keep(Cbw *c, int64_t offset, int64_t bytes)
+{
+    KeepCall call = { c->guest, offset, bytes, 0, false };
+
+    aio_run_sync(keep_entry, &call);
+    return call.ret;
+}
+
+static void test_what_is_kept_is_not_copied_before_a_write(void **state)
+{
+    Cbw c = cbw_open("");
+
+    assert_int_equal(keep(&c, 100, 1), 0);
+    assert_int_equal(memory_count(c.target, MEMORY_WRITE), 1);
+    assert_int_equal(memory_data(c.target)[CLUSTER - 1], 'o');
+    node_fill(c.guest, 0, CLUSTER, 'n');
+    assert_int_equal(memory_count(c.target, MEMORY_WRITE), 1);
+    assert_node_reads(c.snapshot, 0, MIB, 'o');
+    cbw_close(&c);
+}
+
+static void test_what_a_write_copied_is_not_kept_again(void **state)
+{
+    Cbw c = cbw_open("");
+
+    node_fill(c.guest, 4 * CLUSTER, CLUSTER, 'n');
+    memory_reset_counts(c.target);
+    assert_int_equal(keep(&c, 4 * CLUSTER, CLUSTER), 0);
+    assert_int_equal(memory_count(c.target, MEMORY_WRITE), 0);
+
+    /* All: in two runs, around that cluster; then there is nothing left. */
+    assert_int_equal(keep(&c, 0, MIB), 0);
+    assert_int_equal(memory_count(c.target, MEMORY_WRITE), 2);
+    assert_int_equal(keep(&c, 0, MIB), 0);
+    assert_int_equal(memory_count(c.target, MEMORY_WRITE), 2);
+    for (int64_t i = 0; i < MIB; i++) {
+        assert_int_equal(memory_data(c.target)[i], 'o');
+    }
+    cbw_close(&c);
+}
+
+static void test_keeping_holds_writers_of_the_cluster_back(void **state)
+{
+    Cbw c = cbw_open("");
+    KeepCall call = { c.guest, 0, CLUSTER, 0, false };
+    Background write;
+
+    memory_hold_next(c.target, MEMORY_WRITE);
+    memory_start(keep_entry, &call);
+    background_start(&write, c.guest, true, 0, 512, 'n');
+    memory_settle();
+    assert_false(write.done);
+    memory_release(c.target);
+    memory_wait(&call.done);
+    assert_int_equal(background_end(&write), 0);
+    assert_int_equal(memory_count(c.target, MEMORY_WRITE), 1);
+    assert_node_reads(c.snapshot, 0, CLUSTER, 'o');
+    cbw_close(&c);
+}
+
+static void test_zeros_are_kept_without_being_read(void **state)
+{
+    Cbw c = cbw_open("");
+
+    memset(memory_data(c.target), 'x', MIB);
+    memset(memory_data(c.file) + 2 * CLUSTER + 512, 0, 4 * CLUSTER);
+    assert_int_equal(keep(&c, 0, MIB), 0);
+
+    assert_int_equal(memory_count(c.target, MEMORY_ZEROES), 1);
+    assert_int_equal(memory_last(c.target, MEMORY_ZEROES).offset,
+                     3 * CLUSTER);
+    assert_int_equal(memory_last(c.target, MEMORY_ZEROES).bytes,
+                     3 * CLUSTER);
+    assert_memory_equal(memory_data(c.target), memory_data(c.file), MIB);
+    cbw_close(&c);
+}
+
+static void test_keeping_that_fails_breaks_nothing(void **state)
+{
+    Cbw c = cbw_open(",\"on-cbw-error\":\"break-snapshot\"");
+
+    memory_fail_next(c.target, MEMORY_WRITE, -ENOSPC);
+    assert_int_equal(keep(&c, 0, CLUSTER), -ENOSPC);
+    assert_node_reads(c.snapshot, 0, MIB, 'o');
+    assert_int_equal(keep(&c, 0, CLUSTER), 0);
+
+    /* A guest's write breaks it; then there is nothing to keep. */
+    memory_fail_next(c.target, MEMORY_WRITE, -ENOSPC);
+    node_fill(c.guest, CLUSTER, 1, 'n');
+    assert_int_equal(keep(&c, 2 * CLUSTER, 1), -ENOSPC);
+    assert_int_equal(keep(&c, MIB, 1), -EINVAL);
+    cbw_close(&c);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -226,6 +338,11 @@ int main(void)
         cmocka_unit_test(test_a_bitmap_says_what_to_keep),
         cmocka_unit_test(test_the_snapshot_is_not_written_to),
         cmocka_unit_test(test_short_targets_are_refused),
+        cmocka_unit_test(test_what_is_kept_is_not_copied_before_a_write),
+        cmocka_unit_test(test_what_a_write_copied_is_not_kept_again),
+        cmocka_unit_test(test_keeping_holds_writers_of_the_cluster_back),
+        cmocka_unit_test(test_zeros_are_kept_without_being_read),
+        cmocka_unit_test(test_keeping_that_fails_breaks_nothing),
     };
 
     return cmocka_run_group_tests(tests, node_test_setup, node_test_teardown);

@@ -235,6 +235,50 @@ static void test_resizing_resizes_all(void **state)
     quorum_close(&q);
 }
 
+/* One child has the new data, the others not yet: no three agree. */
+static void test_a_vote_lost_to_a_write_is_held_again_after_it(void **state)
+{
+    Quorum q = quorum_open(3, "");
+    Background write, read;
+
+    memory_hold_next(q.below[1], MEMORY_WRITE);
+    background_start(&write, q.node, true, 0, 512, 'n');
+    background_start(&read, q.node, false, 0, 512, 0);
+    memory_settle();
+    assert_false(write.done);
+    assert_false(read.done);
+    memory_release(q.below[1]);
+    assert_int_equal(background_end(&write), 0);
+    memory_wait(&read.done);
+    assert_int_equal(read.ret, 0);
+    assert_int_equal(read.buffer[0], 'n');
+    assert_int_equal(background_end(&read), 0);
+    quorum_close(&q);
+}
+
+static void test_overlapping_writes_come_in_one_order_to_all(void **state)
+{
+    Quorum q = quorum_open(2, "");
+    Background first, second, elsewhere;
+
+    memory_hold_next(q.below[0], MEMORY_WRITE);
+    background_start(&first, q.node, true, 0, 512, 'a');
+    background_start(&second, q.node, true, 256, 512, 'b');
+    background_start(&elsewhere, q.node, true, 4096, 512, 'c');
+    memory_settle();
+    assert_true(elsewhere.done);
+    assert_int_equal(memory_data(q.below[2])[256], 'a'); /* no 'b' anywhere */
+    memory_release(q.below[0]);
+    assert_int_equal(background_end(&first), 0);
+    assert_int_equal(background_end(&second), 0);
+    assert_int_equal(background_end(&elsewhere), 0);
+    for (int i = 0; i < 3; i++) {
+        assert_int_equal(memory_data(q.below[i])[255], 'a');
+        assert_int_equal(memory_data(q.below[i])[256], 'b');
+    }
+    quorum_close(&q);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -250,6 +294,8 @@ int main(void)
         cmocka_unit_test(test_zeros_need_all_children),
         cmocka_unit_test(test_impossible_options_are_refused),
         cmocka_unit_test(test_resizing_resizes_all),
+        cmocka_unit_test(test_a_vote_lost_to_a_write_is_held_again_after_it),
+        cmocka_unit_test(test_overlapping_writes_come_in_one_order_to_all),
     };
 
     return cmocka_run_group_tests(tests, node_test_setup, node_test_teardown);

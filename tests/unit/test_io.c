@@ -114,6 +114,11 @@ static void test_random_requests_match_a_model(void **state)
 
     assert_memory_equal(memory_data(child), model, LENGTH);
     assert_int_equal(bdrv_node_length(child->bs), LENGTH);
+    /* Every kind was there, and long ones were cut. */
+    assert_true(memory_count(child, MEMORY_READ) > ROUNDS / 2);
+    assert_true(memory_count(child, MEMORY_WRITE) > ROUNDS / 2);
+    assert_true(memory_count(child, MEMORY_ZEROES) > ROUNDS / 16);
+    assert_true(memory_count(child, MEMORY_DISCARD) > ROUNDS / 16);
     memory_close(child);
 }
 
@@ -297,6 +302,90 @@ static void test_failed_copy_does_not_fail_the_read(void **state)
     memory_close(base);
 }
 
+/* -- compressed writes ----------------------------------------------------- */
+
+static BdrvChild *open_compressing(bool compresses)
+{
+    return memory_open(&(MemoryConfig) {
+        .length = MIB, .compresses = compresses,
+        .limits = { .request_alignment = 4096 } });
+}
+
+static int write_compressed(BdrvChild *child, int64_t offset, int64_t bytes,
+                            BdrvRequestFlags flags)
+{
+    g_autofree uint8_t *buffer = g_malloc(bytes);
+    IoVec iov;
+
+    memset(buffer, 6, bytes);
+    iovec_init_buffer(&iov, buffer, bytes);
+    return memory_pwritev(child, offset, &iov,
+                          flags | BDRV_REQ_WRITE_COMPRESSED);
+}
+
+static void test_compressed_write_has_a_call_of_its_own(void **state)
+{
+    BdrvChild *child = open_compressing(true);
+
+    assert_int_equal(write_compressed(child, 65536, 65536, 0), 0);
+
+    assert_int_equal(memory_count(child, MEMORY_COMPRESSED), 1);
+    assert_int_equal(memory_last(child, MEMORY_COMPRESSED).offset, 65536);
+    assert_int_equal(memory_count(child, MEMORY_WRITE), 0);
+    assert_int_equal(memory_data(child)[131071], 6);
+    memory_close(child);
+}
+
+static void test_compressed_write_is_not_padded(void **state)
+{
+    BdrvChild *child = open_compressing(true);
+
+    assert_int_equal(write_compressed(child, 100, 4096, 0), -EINVAL);
+    assert_int_equal(write_compressed(child, 0, 4095, 0), -EINVAL);
+    assert_int_equal(memory_count(child, MEMORY_COMPRESSED), 0);
+    assert_int_equal(memory_count(child, MEMORY_READ), 0);
+    memory_close(child);
+}
+
+static void test_who_cannot_compress_says_so(void **state)
+{
+    BdrvChild *child = open_compressing(false);
+
+    assert_int_equal(write_compressed(child, 0, 65536, 0), -ENOTSUP);
+    assert_int_equal(memory_count(child, MEMORY_WRITE), 0);
+    memory_close(child);
+}
+
+/* Zeros of a compressed write are for the format to find. */
+static void test_compressed_write_is_not_searched_for_zeros(void **state)
+{
+    BdrvChild *child = open_compressing(true);
+    g_autofree uint8_t *zeros = g_malloc0(65536);
+    IoVec iov;
+
+    child->bs->detect_zeroes = BDRV_DETECT_ZEROES_ON;
+    iovec_init_buffer(&iov, zeros, 65536);
+    assert_int_equal(memory_pwritev(child, 0, &iov,
+                                    BDRV_REQ_WRITE_COMPRESSED), 0);
+    assert_int_equal(memory_count(child, MEMORY_COMPRESSED), 1);
+    assert_int_equal(memory_count(child, MEMORY_ZEROES), 0);
+    memory_close(child);
+}
+
+static void test_compressed_write_counts_as_a_write(void **state)
+{
+    BdrvChild *child = open_compressing(true);
+
+    assert_int_equal(write_compressed(child, 0, 65536, BDRV_REQ_FUA), 0);
+    assert_int_equal(memory_count(child, MEMORY_TO_DISK), 1);
+    memory_fail_next(child, MEMORY_COMPRESSED, -EIO);
+    assert_int_equal(write_compressed(child, 0, 65536, 0), -EIO);
+    child->bs->read_only = true;
+    assert_int_equal(write_compressed(child, 0, 65536, 0), -EROFS);
+    child->bs->read_only = false;
+    memory_close(child);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -312,6 +401,11 @@ int main(void)
         cmocka_unit_test(test_closed_node_has_no_medium),
         cmocka_unit_test(test_copy_on_read_fills_whole_clusters_once),
         cmocka_unit_test(test_failed_copy_does_not_fail_the_read),
+        cmocka_unit_test(test_compressed_write_has_a_call_of_its_own),
+        cmocka_unit_test(test_compressed_write_is_not_padded),
+        cmocka_unit_test(test_who_cannot_compress_says_so),
+        cmocka_unit_test(test_compressed_write_is_not_searched_for_zeros),
+        cmocka_unit_test(test_compressed_write_counts_as_a_write),
     };
 
     return cmocka_run_group_tests(tests, set_up, tear_down);

@@ -125,6 +125,117 @@ static void test_small_and_whole_reads_see_the_same(void **state)
     blk_free(blk);
 }
 
+/* -- many at once ----------------------------------------------------------- */
+
+#define MANY 9
+
+typedef struct ManyCall {
+    BlockBackend *blk;
+    uint64_t entry[MANY];
+    int64_t file_bytes;
+    IoVec iov;
+    int ret;
+} ManyCall;
+
+static void coroutine_fn many_entry(void *opaque)
+{
+    ManyCall *call = opaque;
+    BlockDriverState *bs = blk_bs(call->blk);
+    Qcow2Inflater *inflater = qcow2_inflater_new(QCOW2_COMPRESSION_ZLIB, 16);
+
+    call->ret = qcow2_inflater_co_read_many(inflater, bs->file,
+                                            call->file_bytes, call->entry,
+                                            MANY, &call->iov, 0);
+    qcow2_inflater_free(inflater);
+}
+
+/*
+ * Puts clusters with different content behind the image, @gap bytes apart and
+ * the first one last.
+ */
+static void many_write(TestImage *image, ManyCall *call, int64_t gap)
+{
+    g_autofree uint8_t *file = g_malloc0(SEED_BYTES + MANY * (BYTES + gap));
+    g_autofree uint8_t *plain = g_malloc(BYTES);
+    g_autofree uint8_t *packed = g_malloc(2 * BYTES);
+    uint8_t *seed = seed_make();
+    int64_t end = SEED_BYTES + 3; /* no alignment at all */
+
+    memcpy(file, seed, SEED_BYTES);
+    g_free(seed);
+    for (int i = MANY - 1; i >= 0; i--) {
+        size_t bytes;
+        uint64_t sectors;
+
+        for (int j = 0; j < BYTES; j++) {
+            plain[j] = (uint8_t)(i * 31 + j / 1000);
+        }
+        bytes = pack(QCOW2_COMPRESSION_ZLIB, plain, BYTES, packed);
+        memcpy(file + end, packed, bytes);
+        sectors = (end + bytes - 1) / 512 - end / 512;
+        call->entry[i] = 1ull << 62 | sectors << 54 | (uint64_t)end;
+        end += bytes + gap;
+    }
+    call->file_bytes = align_up(end, 512);
+    image_write_file(image, g_steal_pointer(&file), call->file_bytes);
+}
+
+static void many_check(const uint8_t *data)
+{
+    for (int i = 0; i < MANY * BYTES; i++) {
+        if (data[i] != (uint8_t)(i / BYTES * 31 + i % BYTES / 1000)) {
+            fail_msg("byte %d is 0x%02x", i, data[i]);
+        }
+    }
+}
+
+static void test_many_clusters_come_in_the_order_asked_for(void **state)
+{
+    g_autofree uint8_t *data = g_malloc(MANY * BYTES);
+    struct iovec pieces[2] = { { data, 100 },
+                               { data + 100, MANY * BYTES - 100 } };
+
+    /* Close together, and too far apart for one read. */
+    for (int far = 0; far < 2; far++) {
+        ManyCall call = { 0 };
+
+        many_write(*state, &call, far ? 300 * KIB : 0);
+        call.blk = image_open(*state, BDRV_O_RDONLY);
+        iovec_init_buffer(&call.iov, data, MANY * BYTES);
+        aio_run_sync(many_entry, &call);
+        assert_int_equal(call.ret, 0);
+        many_check(data);
+
+        /* Memory in pieces. */
+        memset(data, 0, MANY * BYTES);
+        iovec_init_external(&call.iov, pieces, 2);
+        aio_run_sync(many_entry, &call);
+        assert_int_equal(call.ret, 0);
+        many_check(data);
+        blk_free(call.blk);
+    }
+}
+
+static void test_one_damaged_cluster_among_many_is_an_error(void **state)
+{
+    g_autofree uint8_t *data = g_malloc(MANY * BYTES);
+    ManyCall call = { 0 };
+
+    many_write(*state, &call, /* gap= */ 0);
+    call.blk = image_open(*state, BDRV_O_RDONLY);
+    iovec_init_buffer(&call.iov, data, MANY * BYTES);
+
+    /* A stream that begins somewhere else. */
+    call.entry[4] += 5;
+    aio_run_sync(many_entry, &call);
+    assert_int_equal(call.ret, -EIO);
+    /* One that lies past the end of the file. */
+    call.entry[4] = 1ull << 62 | (uint64_t)align_up(call.file_bytes, BYTES);
+    aio_run_sync(many_entry, &call);
+    assert_int_equal(call.ret, -EIO);
+    blk_free(call.blk);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -132,6 +243,8 @@ int main(void)
         cmocka_unit_test(test_garbage_behind_the_stream_is_ignored),
         cmocka_unit_test(test_broken_streams_are_io_errors),
         image_test(test_small_and_whole_reads_see_the_same),
+        image_test(test_many_clusters_come_in_the_order_asked_for),
+        image_test(test_one_damaged_cluster_among_many_is_an_error),
     };
 
     drivers_register_all();

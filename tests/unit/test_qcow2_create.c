@@ -86,7 +86,10 @@ static void test_bad_options_leave_nothing_behind(void **state)
         "cluster_size=3k", "cluster_size=4M", "refcount_bits=17",
         "refcount_bits=128", "compat=0.10,lazy_refcounts=on",
         "compat=0.10,refcount_bits=32", "compat=2", "unknown=1",
-        "extended_l2=on", "data_file=x", "compression_type=lz4",
+        "compat=0.10,extended_l2=on", "cluster_size=8k,extended_l2=on",
+        "compat=0.10,data_file=x", "compression_type=lz4",
+        "data_file_raw=on", "data_file=nbd://localhost/x",
+        "data_file=",
     };
 
     for (size_t i = 0; i < G_N_ELEMENTS(rows); i++) {

@@ -1,0 +1,137 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * imgfuse amend: other properties for an image that exists
+ *
+ * Locking: none; main thread.
+ */
+#include "fuse/cmd/common.h"
+
+#include "block/image/amend.h"
+
+#include <getopt.h>
+#include <stdio.h>
+#include <string.h>
+
+typedef struct AmendArgs {
+    CommonArgs common;
+    const char *filename;
+    GPtrArray *option_strings; /* of every -o */
+    BdrvOpenFlags cache_flags; /* -t */
+    bool list_options;
+} AmendArgs;
+
+static void show_progress(int64_t done, int64_t total, void *opaque)
+{
+    const AmendArgs *args = opaque;
+
+    common_progress(&args->common, done, total);
+}
+
+static int list_options(const char *format)
+{
+    const BlockDriver *driver = format ? bdrv_find_format(format) : NULL;
+
+    if (!driver || !driver->amend) {
+        fprintf(stderr, format ? "imgfuse: images of format '%s' cannot be "
+                                 "amended\n"
+                               : "imgfuse: -o help needs a format: -f\n",
+                format);
+        return CMD_EXIT_ERROR;
+    }
+    for (const BlockOptionDesc *desc = driver->amend->options; desc->name;
+         desc++) {
+        printf("  %-18s %s\n", desc->name, desc->help);
+    }
+    return CMD_EXIT_OK;
+}
+
+static int amend_body(void *opaque, GError **error)
+{
+    AmendArgs *args = opaque;
+    g_autoptr(BlockOptions) options =
+        common_join_options(args->option_strings, error);
+    g_autoptr(BlockBackend) blk = NULL;
+    bool ok;
+
+    if (!options) {
+        return CMD_EXIT_ERROR;
+    }
+    blk = common_args_open(&args->common, args->filename, args->common.format,
+                           BDRV_O_RDWR | BDRV_O_RESIZE | args->cache_flags,
+                           "amend", error);
+    if (!blk) {
+        return CMD_EXIT_ERROR;
+    }
+    ok = image_amend(blk, options, show_progress, args, error);
+    if (!ok) {
+        g_prefix_error(error, "%s: ", args->filename);
+        return CMD_EXIT_ERROR;
+    }
+    common_progress(&args->common, 1, 1);
+    common_progress_end(&args->common);
+    return CMD_EXIT_OK;
+}
+
+static bool parse_letter(AmendArgs *args, int option)
+{
+    switch (option) {
+    case 'o':
+        if (strcmp(optarg, "help") == 0 || strcmp(optarg, "?") == 0) {
+            args->list_options = true;
+        } else {
+            g_ptr_array_add(args->option_strings, optarg);
+        }
+        return true;
+    case 't':
+        return common_parse_cache(optarg, &args->cache_flags);
+    default:
+        return common_args_take(&args->common, option);
+    }
+}
+
+static bool parse_args(int argc, char **argv, AmendArgs *args)
+{
+    static const struct option long_options[] = {
+        COMMON_LONG_OPTIONS,
+        { "options", required_argument, NULL, 'o' },
+        { NULL, 0, NULL, 0 },
+    };
+    int option;
+
+    optind = 1;
+    while ((option = getopt_long(argc, argv, COMMON_LETTERS "o:t:",
+                                 long_options, NULL)) >= 0) {
+        if (!parse_letter(args, option)) {
+            return false;
+        }
+    }
+    args->filename = argv[optind];
+    return args->list_options ||
+           (optind == argc - 1 && args->option_strings->len > 0);
+}
+
+static int amend_run(int argc, char **argv)
+{
+    g_autoptr(GPtrArray) strings = g_ptr_array_new();
+    AmendArgs args = { .option_strings = strings };
+    int code;
+
+    common_args_init(&args.common);
+    if (!parse_args(argc, argv, &args)) {
+        code = common_usage(&image_command_amend);
+    } else if (args.list_options) {
+        code = list_options(args.common.format);
+    } else {
+        code = image_command_with_loop(amend_body, &args);
+    }
+    common_args_clear(&args.common);
+    return code;
+}
+
+const ImageCommand image_command_amend = {
+    .name = "amend",
+    .summary = "change the properties of an image",
+    .usage = "[-f FORMAT] -o OPTIONS [-t CACHE] [-p] [-q] [--image-opts] "
+             "IMAGE",
+    .run = amend_run,
+};
