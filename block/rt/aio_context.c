@@ -14,7 +14,9 @@
  * starves the others.
  *
  * How no wake-up is lost. Work from other threads is pushed on a lock-free
- * stack (newest first; the loop takes it all and turns it round). The loop
+ * stack (newest first; the loop takes it all and turns it round); a bare
+ * notify, for a caller of aio_poll() that waits for a flag of its own, leaves
+ * is_notified, which the turn that sees it clears at its end. The loop
  * sleeps like this:     the waker wakes like this:
  *     state = SLEEP_x       push the work
  *     fence                 fence
@@ -97,7 +99,8 @@ static void kick(AioContext *ctx, int slept_in)
     }
 }
 
-void aio_notify(AioContext *ctx)
+/* What is for @ctx has been written. */
+static void wake(AioContext *ctx)
 {
     int state;
 
@@ -113,6 +116,12 @@ void aio_notify(AioContext *ctx)
         kick(ctx, state);
     }
     __atomic_fetch_sub(&ctx->notifiers, 1, __ATOMIC_RELEASE);
+}
+
+void aio_notify(AioContext *ctx)
+{
+    __atomic_store_n(&ctx->is_notified, true, __ATOMIC_RELEASE);
+    wake(ctx);
 }
 
 /* A2; the state is AIO_RUNNING (A1). */
@@ -144,7 +153,7 @@ void aio_context_make_ready_remote(AioContext *ctx, Coroutine *co)
     } while (!__atomic_compare_exchange_n(&ctx->remote_ready, &head, co,
                                           /* weak= */ true, __ATOMIC_RELEASE,
                                           __ATOMIC_RELAXED));
-    aio_notify(ctx);
+    wake(ctx);
 }
 
 void aio_schedule(AioContext *ctx, AioCallback *callback, void *opaque)
@@ -160,7 +169,7 @@ void aio_schedule(AioContext *ctx, AioCallback *callback, void *opaque)
     } while (!__atomic_compare_exchange_n(&ctx->remote_callbacks, &head, node,
                                           /* weak= */ true, __ATOMIC_RELEASE,
                                           __ATOMIC_RELAXED));
-    aio_notify(ctx);
+    wake(ctx);
 }
 
 /* ---- running what is ready ---- */
@@ -251,6 +260,13 @@ static bool has_work(AioContext *ctx)
     return ctx->first_ready || ctx->first_callback ||
            __atomic_load_n(&ctx->remote_ready, __ATOMIC_RELAXED) ||
            __atomic_load_n(&ctx->remote_callbacks, __ATOMIC_RELAXED);
+}
+
+/* A loop that is wanted does not sleep. */
+static bool is_wanted(AioContext *ctx)
+{
+    return has_work(ctx) ||
+           __atomic_load_n(&ctx->is_notified, __ATOMIC_RELAXED);
 }
 
 /* ---- engines ---- */
@@ -389,7 +405,7 @@ static void sleep_for_work(AioContext *ctx)
     __atomic_store_n(&ctx->state, idle ? AIO_SLEEP_IDLE : AIO_SLEEP_EPOLL,
                      __ATOMIC_SEQ_CST);
     full_fence(ctx);
-    if (!has_work(ctx)) {
+    if (!is_wanted(ctx)) {
         if (idle) {
             ctx->idle_source->wait(ctx->idle_source->opaque);
         } else {
@@ -410,7 +426,7 @@ bool aio_poll(AioContext *ctx, bool may_sleep)
     progress = run_ready(ctx);
     progress |= run_engines(ctx);
 
-    if (may_sleep && !progress && !has_work(ctx)) {
+    if (may_sleep && !progress && !is_wanted(ctx)) {
         sleep_for_work(ctx);
         progress = true;
     } else if (g_hash_table_size(ctx->fds)) {
@@ -418,6 +434,12 @@ bool aio_poll(AioContext *ctx, bool may_sleep)
         int n_events = wait_for_events(ctx, events, /* timeout_ns= */ 0);
 
         progress |= call_handlers(events, n_events);
+    }
+
+    /* Who notified us did so before the caller looks at what it waits for. */
+    if (__atomic_load_n(&ctx->is_notified, __ATOMIC_RELAXED) &&
+        __atomic_exchange_n(&ctx->is_notified, false, __ATOMIC_ACQUIRE)) {
+        progress = true;
     }
 
     if (--ctx->poll_depth == 0 && ctx->dead_fds->len) {
@@ -559,6 +581,7 @@ void aio_context_free(AioContext *ctx)
     g_assert(ctx == aio_thread_context && !ctx->poll_depth);
     g_assert(!ctx->n_coroutines && !ctx->n_timers && !has_work(ctx));
     wait_for_notifiers(ctx); /* A2 */
+    ctx->is_notified = false;
 
     close_engines(ctx);
     g_hash_table_iter_init(&iter, ctx->fds);

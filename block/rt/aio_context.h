@@ -74,7 +74,10 @@ unsigned aio_context_index_limit(void);
  */
 bool aio_poll(AioContext *ctx, bool may_sleep);
 
-/* Makes a sleeping aio_poll() return. Any thread. */
+/*
+ * Makes a sleeping aio_poll() return, or the next one not sleep: what the
+ * caller wrote before is seen by whoever looks after that turn. Any thread.
+ */
 void aio_notify(AioContext *ctx);
 
 /* Runs @callback(@opaque) once on a coming turn of @ctx. Any thread. */

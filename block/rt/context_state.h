@@ -86,6 +86,7 @@ struct AioContext {
     Coroutine *remote_ready __attribute__((aligned(64)));
     AioScheduled *remote_callbacks;
     int state;
+    bool is_notified; /* a notify that no turn has answered yet */
     unsigned notifiers; /* threads that may be using event_fd or idle_source */
     int event_fd;
 } __attribute__((aligned(64)));

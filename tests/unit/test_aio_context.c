@@ -356,6 +356,17 @@ static void test_calls_from_four_threads_all_arrive(void **state)
     assert_int_equal(calls_seen, WAKERS * CALLS_EACH);
 }
 
+static void test_a_notify_before_the_turn_is_answered_by_it(void **state)
+{
+    AioContext *ctx = *state;
+
+    aio_notify(ctx);
+    alarm(10); /* a lost notify would sleep for ever */
+    assert_true(aio_poll(ctx, /* may_sleep= */ true));
+    alarm(0);
+    assert_false(aio_poll(ctx, /* may_sleep= */ false));
+}
+
 static void test_a_counter_sums_over_contexts(void **state)
 {
     static ContextCounter counter;
@@ -387,6 +398,7 @@ int main(void)
         WITH_CONTEXT(test_an_idle_loop_sleeps_in_its_source),
         WITH_CONTEXT(test_the_source_is_not_used_while_a_coroutine_lives),
         WITH_CONTEXT(test_a_notify_interrupts_the_source),
+        WITH_CONTEXT(test_a_notify_before_the_turn_is_answered_by_it),
         WITH_CONTEXT(test_calls_from_four_threads_all_arrive),
         WITH_CONTEXT(test_a_counter_sums_over_contexts),
     };
