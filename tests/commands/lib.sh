@@ -57,6 +57,17 @@ trap finish EXIT
 trap 'exit 1' INT TERM
 cd "$work" || exit 1
 
+# patiently COMMAND...: again while it says that the processor time it used
+# cannot be measured: QEMU's tools do so now and then when they make keys.
+# What it says on standard error is in err.log.
+patiently() {
+    for try in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20; do
+        timeout 20 "$@" 2> err.log && return 0
+        grep -q 'CPU usage' err.log || return 1
+    done
+    return 1
+}
+
 # run COMMAND...: imgfuse with a limit; its exit code is in $code, its output
 # in out.log and err.log.
 run() {

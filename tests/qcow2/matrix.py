@@ -142,9 +142,10 @@ class Run:
                                      "encrypt.key-secret=key",
                                      "encrypt.iter-time=10"]
                 # qemu-img measures how fast it is, which fails now and then.
-                self.tool("sh", "-c", '"$@" || "$@" || "$@"', "sh", maker,
-                          "create", "-q", *key_arguments(True), "-f",
-                          "qcow2", "-o", ",".join(options), "../" + name,
+                again = "for try in $(seq 20); do \"$@\" && exit; done; exit 1"
+                self.tool("sh", "-c", again, "sh", maker, "create", "-q",
+                          *key_arguments(True), "-f", "qcow2",
+                          "-o", ",".join(options), "../" + name,
                           str(self.length))
         shutil.copy(os.path.join(self.shared, name), self.path("t.qcow2"))
         if self.cell.backing:
