@@ -60,25 +60,52 @@ uint32_t qcow2_counts_get(Qcow2Counts *counts, int64_t cluster)
     return page ? page->count[cluster % PAGE_COUNTS] : 0;
 }
 
-bool qcow2_counts_add(Qcow2Counts *counts, int64_t cluster, uint32_t times)
+const uint32_t *qcow2_counts_span(Qcow2Counts *counts, int64_t first,
+                                  int64_t limit, int64_t *ret_clusters)
 {
-    CountPage *page = page_find(counts, cluster / PAGE_COUNTS);
-    uint32_t *count;
+    static const uint32_t zeros[PAGE_COUNTS];
+    CountPage *page = page_find(counts, first / PAGE_COUNTS);
+    int64_t skipped = first % PAGE_COUNTS;
 
-    if (!page) {
-        if (g_hash_table_size(counts->pages) >= PAGES_MAX) {
-            return false;
-        }
+    *ret_clusters = MIN(limit, PAGE_COUNTS - skipped);
+    return (page ? page->count : zeros) + skipped;
+}
+
+/* NULL: over the memory limit. */
+static CountPage *page_make(Qcow2Counts *counts, int64_t index)
+{
+    CountPage *page = page_find(counts, index);
+
+    if (!page && g_hash_table_size(counts->pages) < PAGES_MAX) {
         page = g_try_new0(CountPage, 1);
+        if (page) {
+            page->index = index;
+            g_hash_table_insert(counts->pages, &page->index, page);
+            counts->last = page;
+        }
+    }
+    return page;
+}
+
+bool qcow2_counts_add(Qcow2Counts *counts, int64_t first, int64_t clusters,
+                      uint32_t times)
+{
+    while (clusters > 0) {
+        CountPage *page = page_make(counts, first / PAGE_COUNTS);
+        int64_t skipped = first % PAGE_COUNTS;
+        int64_t here = MIN(clusters, PAGE_COUNTS - skipped);
+
         if (!page) {
             return false;
         }
-        page->index = cluster / PAGE_COUNTS;
-        g_hash_table_insert(counts->pages, &page->index, page);
-        counts->last = page;
+        for (int64_t i = skipped; i < skipped + here; i++) {
+            uint32_t sum = page->count[i] + times;
+
+            page->count[i] = sum < times ? UINT32_MAX : sum;
+        }
+        first += here;
+        clusters -= here;
     }
-    count = &page->count[cluster % PAGE_COUNTS];
-    *count = *count > UINT32_MAX - times ? UINT32_MAX : *count + times;
     return true;
 }
 
@@ -90,9 +117,7 @@ void qcow2_counts_drop(Qcow2Counts *counts, int64_t cluster)
     page->count[cluster % PAGE_COUNTS]--;
 }
 
-void qcow2_counts_foreach(Qcow2Counts *counts,
-                          void (*visit)(int64_t cluster, uint32_t count,
-                                        void *opaque),
+void qcow2_counts_foreach(Qcow2Counts *counts, Qcow2CountsVisit *visit,
                           void *opaque)
 {
     GHashTableIter iter;
@@ -102,10 +127,6 @@ void qcow2_counts_foreach(Qcow2Counts *counts,
     while (g_hash_table_iter_next(&iter, NULL, &value)) {
         CountPage *page = value;
 
-        for (int i = 0; i < PAGE_COUNTS; i++) {
-            if (page->count[i]) {
-                visit(page->index * PAGE_COUNTS + i, page->count[i], opaque);
-            }
-        }
+        visit(page->index * PAGE_COUNTS, page->count, PAGE_COUNTS, opaque);
     }
 }

@@ -64,7 +64,7 @@ static bool note_cluster(Unshare *unshare, int64_t host_offset,
     int64_t cluster = host_offset / unshare->walk->cluster_bytes;
 
     *ret_again = qcow2_counts_get(unshare->seen, cluster) > 0;
-    if (!qcow2_counts_add(unshare->seen, cluster, 1)) {
+    if (!qcow2_counts_add(unshare->seen, cluster, 1, 1)) {
         g_set_error_literal(error, IMGFUSE_ERROR, IMGFUSE_ERROR_FAILED,
                             "the image needs more memory than a repair may "
                             "take");

@@ -69,12 +69,9 @@ static bool count_range(Qcow2Walk *walk, int64_t host_offset, int64_t bytes,
     int64_t first = host_offset / walk->cluster_bytes;
     int64_t last = (host_offset + bytes - 1) / walk->cluster_bytes;
 
-    for (int64_t i = first; i <= last && bytes > 0; i++) {
-        if (!qcow2_counts_add(walk->counts, i, times)) {
-            return too_much(error, "memory");
-        }
-    }
-    return true;
+    return bytes <= 0 ||
+           qcow2_counts_add(walk->counts, first, last - first + 1, times) ||
+           too_much(error, "memory");
 }
 
 /* Is a table of @bytes at @host_offset where a table may be? */
@@ -212,21 +209,25 @@ static bool walk_cluster(Qcow2Walk *walk, uint64_t entry, uint32_t times,
 }
 
 /* What a person wants to know about the active mapping. */
+static void count_allocated(Qcow2Walk *walk, int64_t offset, int64_t clusters)
+{
+    walk->result->allocated_clusters += clusters;
+    if (walk->next_host_offset && walk->next_host_offset != offset) {
+        walk->result->fragmented_clusters++;
+    }
+    walk->next_host_offset = offset + clusters * walk->cluster_bytes;
+}
+
 static void count_facts(Qcow2Walk *walk, Qcow2ClusterType type, uint64_t entry)
 {
-    int64_t offset = entry & QCOW2_OFFSET_MASK;
-
     if (type == QCOW2_CLUSTER_COMPRESSED) {
         walk->result->allocated_clusters++;
         walk->result->compressed_clusters++;
         walk->result->fragmented_clusters++;
     } else if (type == QCOW2_CLUSTER_NORMAL ||
                type == QCOW2_CLUSTER_ZERO_ALLOC) {
-        walk->result->allocated_clusters++;
-        if (walk->next_host_offset && walk->next_host_offset != offset) {
-            walk->result->fragmented_clusters++;
-        }
-        walk->next_host_offset = offset + walk->cluster_bytes;
+        count_allocated(walk, entry & QCOW2_OFFSET_MASK, /* clusters= */ 1);
+        walk->lacks_copied |= !(entry & QCOW2_ENTRY_COPIED);
     }
 }
 
@@ -258,11 +259,7 @@ static void check_data_entry(Qcow2Walk *walk, uint64_t entry, uint64_t bitmap,
                            entry, offset);
     } else if (host_offset != 0 || (entry & QCOW2_ENTRY_COPIED)) {
         walk_bitmap(walk, QCOW2_CLUSTER_NORMAL, entry, bitmap);
-        walk->result->allocated_clusters++;
-        if (walk->next_host_offset && walk->next_host_offset != offset) {
-            walk->result->fragmented_clusters++;
-        }
-        walk->next_host_offset = offset + walk->cluster_bytes;
+        count_allocated(walk, offset, /* clusters= */ 1);
     } else {
         walk_bitmap(walk, QCOW2_CLUSTER_UNALLOCATED, entry, bitmap);
     }
@@ -296,19 +293,84 @@ static bool walk_l2_entry(Qcow2Walk *walk, uint64_t entry, uint64_t bitmap,
     return true;
 }
 
+/*
+ * How many entries from @entry on are for clusters that follow each other in
+ * the file, all in order but for what counts tell. Most entries of most images
+ * are; the others are looked at one by one.
+ */
+static int64_t count_run(const Qcow2Walk *walk, const uint64_t *entry,
+                         int64_t limit)
+{
+    int64_t offset = *entry & QCOW2_OFFSET_MASK;
+    int64_t n = 0;
+
+    if (*entry != (offset | QCOW2_ENTRY_COPIED) || offset == 0 ||
+        !is_aligned(offset, walk->cluster_bytes)) {
+        return 0;
+    }
+    limit = MIN(limit, div_round_up(walk->file_bytes - offset,
+                                    walk->cluster_bytes));
+    while (n < limit && entry[n] == *entry + n * walk->cluster_bytes) {
+        n++;
+    }
+    return n;
+}
+
+static bool walk_l2_entries(Qcow2Walk *walk, const uint64_t *table,
+                            uint32_t times, bool is_active, GError **error)
+{
+    int64_t entries = walk->cluster_bytes / 8;
+    unsigned words = qcow2_header_l2_words(walk->header);
+    int64_t run;
+
+    for (int64_t i = 0; i < entries; i += run * words) {
+        uint64_t bitmap = words > 1 ? table[i + 1] : 0;
+        int64_t offset = table[i] & QCOW2_OFFSET_MASK;
+
+        run = words > 1 ? 0 : count_run(walk, table + i, entries - i);
+        if (run == 0) {
+            run = 1;
+            if ((table[i] || bitmap) &&
+                !walk_l2_entry(walk, table[i], bitmap, times, is_active,
+                               error)) {
+                return false;
+            }
+            continue;
+        }
+        if (is_active) {
+            count_allocated(walk, offset, run);
+        }
+        if (!count_range(walk, offset, run * walk->cluster_bytes, times,
+                         error)) {
+            return false;
+        }
+    }
+    return true;
+}
+
+/* Nobody counts clusters of the data file. */
+static void check_data_entries(Qcow2Walk *walk, const uint64_t *table,
+                               int64_t offset)
+{
+    unsigned words = qcow2_header_l2_words(walk->header);
+
+    for (int64_t i = 0; i < walk->cluster_bytes / 8; i += words) {
+        check_data_entry(walk, table[i], words > 1 ? table[i + 1] : 0,
+                         offset + i / words * walk->cluster_bytes);
+    }
+}
+
 /* @offset: the guest's, of the table's first entry; -1: only snapshots'. */
 static bool walk_l2(Qcow2Walk *walk, L2Ref *ref, int64_t offset,
                     GError **error)
 {
     bool is_active = offset >= 0;
-    int64_t entries = walk->cluster_bytes / 8;
-    unsigned words = qcow2_header_l2_words(walk->header);
     g_autofree uint64_t *table = NULL;
 
     ref->is_walked = true;
     walk->next_host_offset = 0;
-    if (!read_table(walk, "L2 table", ref->host_offset, entries, &table,
-                    error)) {
+    if (!read_table(walk, "L2 table", ref->host_offset,
+                    walk->cluster_bytes / 8, &table, error)) {
         return false;
     }
     if (!table) {
@@ -319,20 +381,11 @@ static bool walk_l2(Qcow2Walk *walk, L2Ref *ref, int64_t offset,
                      ref->refs - 1, error)) {
         return false;
     }
-    for (int64_t i = 0; i < entries; i += words) {
-        uint64_t bitmap = words > 1 ? table[i + 1] : 0;
-
-        if (is_active && qcow2_has_data_file(qcow2_state(walk->bs))) {
-            /* Nobody counts clusters of the data file. */
-            check_data_entry(walk, table[i], bitmap,
-                             offset + i / words * walk->cluster_bytes);
-        } else if ((table[i] || bitmap) &&
-                   !walk_l2_entry(walk, table[i], bitmap, ref->refs,
-                                  is_active, error)) {
-            return false;
-        }
+    if (is_active && qcow2_has_data_file(qcow2_state(walk->bs))) {
+        check_data_entries(walk, table, offset);
+        return true;
     }
-    return true;
+    return walk_l2_entries(walk, table, ref->refs, is_active, error);
 }
 
 /* -- L1 tables ----------------------------------------------------------- */
@@ -408,6 +461,10 @@ static bool walk_active_l1(Qcow2Walk *walk, GError **error)
     }
     if (walk->l1) {
         note_l1_entries(walk, walk->l1, header->l1_entries);
+        for (int64_t i = 0; i < header->l1_entries; i++) {
+            walk->lacks_copied |= walk->l1[i] &&
+                                  !(walk->l1[i] & QCOW2_ENTRY_COPIED);
+        }
     }
     return true;
 }
@@ -603,8 +660,8 @@ bool qcow2_walk(Qcow2Walk *walk, GError **error)
     /* The first cluster is the header's. */
     return count_range(walk, 0, walk->cluster_bytes, /* times= */ 1, error) &&
            walk_refcounts(walk, error) && walk_active_l1(walk, error) &&
-           walk_snapshots(walk, error) && walk_bitmaps(walk, error) && walk_crypto(walk, error) &&
-           walk_l2_tables(walk, error);
+           walk_snapshots(walk, error) && walk_bitmaps(walk, error) &&
+           walk_crypto(walk, error) && walk_l2_tables(walk, error);
 }
 
 void qcow2_walk_clear(Qcow2Walk *walk)

@@ -17,14 +17,25 @@ typedef struct Qcow2Counts Qcow2Counts;
 Qcow2Counts *qcow2_counts_new(void);
 void qcow2_counts_free(Qcow2Counts *counts);
 uint32_t qcow2_counts_get(Qcow2Counts *counts, int64_t cluster);
-/* Adds @times (saturating). False: over the memory limit. */
-bool qcow2_counts_add(Qcow2Counts *counts, int64_t cluster, uint32_t times);
+/*
+ * The counts from @first on as an array, *ret_clusters (at least one, at most
+ * @limit) long. Valid until the next call that changes @counts.
+ */
+const uint32_t *qcow2_counts_span(Qcow2Counts *counts, int64_t first,
+                                  int64_t limit, int64_t *ret_clusters);
+/*
+ * Adds @times to each of @clusters counts (saturating). False: over the memory
+ * limit.
+ */
+bool qcow2_counts_add(Qcow2Counts *counts, int64_t first, int64_t clusters,
+                      uint32_t times);
 /* Takes one off a count that is not 0. */
 void qcow2_counts_drop(Qcow2Counts *counts, int64_t cluster);
-/* Calls @visit for each count that is not 0, in no order. */
-void qcow2_counts_foreach(Qcow2Counts *counts,
-                          void (*visit)(int64_t cluster, uint32_t count,
-                                        void *opaque),
+/* @count[i] is that of cluster @first + i. */
+typedef void Qcow2CountsVisit(int64_t first, const uint32_t *count,
+                              int64_t clusters, void *opaque);
+/* Shows every count that is not 0 to @visit, among others, in no order. */
+void qcow2_counts_foreach(Qcow2Counts *counts, Qcow2CountsVisit *visit,
                           void *opaque);
 
 typedef struct Qcow2Walk {
@@ -44,6 +55,7 @@ typedef struct Qcow2Walk {
     bool snapshots_broken; /* their table on disk says something else */
     GArray *l2_refs; /* the walk's own: L2 tables met */
     int64_t next_host_offset; /* of a mapping without fragments */
+    bool lacks_copied;     /* an active pointer has no COPIED flag */
 } Qcow2Walk;
 
 /*
