@@ -188,11 +188,22 @@ Qcow2L2Entry qcow2_l2_get_extended(const Qcow2Slice *slice, unsigned entry)
 
 /* -- slices come and go --------------------------------------------------- */
 
+/* Its words are for the caller to fill. */
 static Qcow2Slice *slice_new(const Qcow2L2Cache *cache)
 {
-    Qcow2Slice *slice = g_malloc0(sizeof(Qcow2Slice) + slice_bytes(cache));
+    Qcow2Slice *slice = g_malloc(sizeof(Qcow2Slice) + slice_bytes(cache));
 
-    slice->is_extended = cache->slice_words >> cache->slice_bits > 1;
+    *slice = (Qcow2Slice) {
+        .is_extended = cache->slice_words >> cache->slice_bits > 1,
+    };
+    return slice;
+}
+
+static Qcow2Slice *slice_new_empty(const Qcow2L2Cache *cache)
+{
+    Qcow2Slice *slice = slice_new(cache);
+
+    memset(slice->word, 0, slice_bytes(cache));
     return slice;
 }
 
@@ -463,7 +474,7 @@ static int coroutine_fn get_slice(BlockDriverState *bs,
         }
         if (table->is_new) {
             /* Nothing on disk yet: what is missing is empty. */
-            install(bs, table, position.slice, slice_new(&q->l2));
+            install(bs, table, position.slice, slice_new_empty(&q->l2));
             continue;
         }
         *dropped = true;

@@ -23,53 +23,99 @@
 
 /* -- mapping -------------------------------------------------------------- */
 
+/* What the entries of a run have in common, and what the next one has. */
+typedef struct Pattern {
+    uint64_t word; /* expected next */
+    int64_t step;  /* from word to word */
+    unsigned index; /* of the next subcluster in its cluster */
+    unsigned kind;  /* of its bits in a bitmap */
+} Pattern;
+
 /*
- * How many of at most @limit subclusters from subcluster @index of the cluster
- * at @position on continue @first: they are of the same kind, and each cluster
- * has the same word, one cluster further if it has an offset. Goes on in
- * slices that are in memory.
+ * How many subclusters from @entry of @slice on, before entry @end, go on with
+ * @pattern, which is left as the entry after them should be. *is_cut: another
+ * entry came first.
  */
-static int64_t count_run(const BlockDriverState *bs, Qcow2L2Position position,
-                         const Qcow2Slice *slice, Qcow2L2Entry first,
-                         unsigned index, int64_t step, int64_t limit)
+static int64_t follow_extended(const Qcow2State *q, const Qcow2Slice *slice,
+                               unsigned entry, unsigned end, Pattern *pattern,
+                               bool *is_cut)
 {
-    const Qcow2State *q = qcow2_state(bs);
-    const Qcow2L2Cache *cache = &q->l2;
-    unsigned entries = 1u << cache->slice_bits;
-    unsigned kind = qcow2_bitmap_kind(first.bitmap, index);
-    uint64_t expected = first.word;
     int64_t count = 0;
 
-    while (count < limit) {
-        Qcow2L2Entry entry;
-        unsigned alike = 1;
+    for (; entry < end; entry++) {
+        Qcow2L2Entry next = qcow2_l2_get(slice, entry);
+        unsigned alike;
 
-        if (position.entry == entries) {
-            position.entry = 0;
-            if (++position.slice == cache->slices_per_table) {
-                break;
-            }
-            slice = qcow2_l2_peek(bs, position);
-            if (!slice) {
-                break;
-            }
-        }
-        entry = qcow2_l2_get(slice, position.entry);
-        if (entry.word != expected) {
+        *is_cut = true;
+        if (next.word != pattern->word) {
             break;
         }
-        if (q->subclusters > 1) {
-            /* A damaged one ends the run, and is met by the next lookup. */
-            alike = (entry.bitmap & entry.bitmap >> 32) == 0
-                        ? qcow2_bitmap_run(entry.bitmap, index, kind) : 0;
-        }
+        /* A damaged one ends the run, and is met by the next lookup. */
+        alike = (next.bitmap & next.bitmap >> 32) == 0
+                    ? qcow2_bitmap_run(next.bitmap, pattern->index,
+                                       pattern->kind)
+                    : 0;
         count += alike;
-        if (index + alike < q->subclusters) {
+        if (pattern->index + alike < q->subclusters) {
             break;
         }
-        index = 0;
+        *is_cut = false;
+        pattern->index = 0;
+        pattern->word += pattern->step;
+    }
+    return count;
+}
+
+/* The same without subclusters. Walks over big images live in this loop. */
+static int64_t follow_plain(const Qcow2Slice *slice, unsigned entry,
+                            unsigned end, Pattern *pattern, bool *is_cut)
+{
+    uint64_t expected = pattern->word;
+    int64_t step = pattern->step;
+    unsigned i = entry;
+
+    while (i < end &&
+           __atomic_load_n(&slice->word[i], __ATOMIC_ACQUIRE) == expected) {
         expected += step;
-        position.entry++;
+        i++;
+    }
+    pattern->word = expected;
+    *is_cut = i < end;
+    return i - entry;
+}
+
+/*
+ * How many of at most @limit subclusters from the one at @position on go on
+ * with @pattern: they are of the same kind, and each cluster has the same
+ * word, one cluster further if it has an offset. Goes on in slices that are in
+ * memory.
+ */
+static int64_t count_run(const BlockDriverState *bs, Qcow2L2Position position,
+                         const Qcow2Slice *slice, Pattern pattern,
+                         int64_t limit)
+{
+    const Qcow2State *q = qcow2_state(bs);
+    unsigned entries = 1u << q->l2.slice_bits;
+    int64_t count = 0;
+    bool is_cut = false;
+
+    for (;;) {
+        if (q->subclusters > 1) {
+            count += follow_extended(q, slice, position.entry, entries,
+                                     &pattern, &is_cut);
+        } else {
+            count += follow_plain(slice, position.entry, entries, &pattern,
+                                  &is_cut);
+        }
+        if (is_cut || count >= limit ||
+            ++position.slice == q->l2.slices_per_table) {
+            break;
+        }
+        position.entry = 0;
+        slice = qcow2_l2_peek(bs, position);
+        if (!slice) {
+            break;
+        }
     }
     return MIN(count, limit);
 }
@@ -85,7 +131,8 @@ static int map_entry(BlockDriverState *bs, Qcow2L2Position position,
     int64_t in_subcluster = in_cluster & (q->subcluster_bytes - 1);
     int64_t limit = (in_subcluster + bytes + q->subcluster_bytes - 1) >>
                     q->subcluster_bits;
-    int64_t step = 0;
+    Pattern pattern = { .word = entry.word, .index = index,
+                        .kind = qcow2_bitmap_kind(entry.bitmap, index) };
 
     run->l2_entry = entry.word;
     run->type = qcow2_subcluster_type(q, entry, index);
@@ -111,10 +158,10 @@ static int map_entry(BlockDriverState *bs, Qcow2L2Position position,
         }
         room = (room + q->cluster_bytes - 1) >> q->cluster_bits;
         limit = MIN(limit, room * q->subclusters - index);
-        step = q->cluster_bytes;
+        pattern.step = q->cluster_bytes;
         run->host_offset = host_offset + in_cluster;
     }
-    limit = count_run(bs, position, slice, entry, index, step, limit);
+    limit = count_run(bs, position, slice, pattern, limit);
     /* The first entry may have changed since: the rest follows, later. */
     limit = MAX(limit, 1);
     run->bytes = MIN(bytes, (limit << q->subcluster_bits) - in_subcluster);
