@@ -35,7 +35,7 @@ static int show_all(void)
     g_autofree char *options = cli_options_help();
 
     fputs(options, stdout);
-    printf("\nCommands ('imgfuse COMMAND --help' says more):\n");
+    printf("\nCommands ('imgfuse help COMMAND' says more):\n");
     for (size_t i = 0; image_command_at(i); i++) {
         const ImageCommand *command = image_command_at(i);
 
@@ -174,6 +174,7 @@ static int show_man(void)
 
 int help_main(int argc, char **argv)
 {
+    const ImageCommand *command;
     const BlockDriver *driver;
 
     if (argc < 2) {
@@ -182,10 +183,15 @@ int help_main(int argc, char **argv)
     if (strcmp(argv[1], "--man") == 0) {
         return show_man();
     }
+    command = image_command_find(argv[1]);
+    if (command) {
+        image_command_show_help(command);
+        return 0;
+    }
     driver = bdrv_find_format(argv[1]);
     if (!driver) {
-        log_error("no driver is named '%s'; 'imgfuse help' lists them",
-                  argv[1]);
+        log_error("no driver or command is named '%s'; 'imgfuse help' lists "
+                  "them", argv[1]);
         return 2;
     }
     return show_one(driver);

@@ -37,6 +37,7 @@ typedef struct CompareState {
     GMutex lock;
     ImageDifference difference;
     int64_t found; /* where; INT64_MAX: nowhere yet */
+    ImageFault *fault;
 } CompareState;
 
 static void note(CompareState *state, ImageDifference difference,
@@ -98,7 +99,10 @@ static int coroutine_fn look(CompareState *state, ImageWork *work)
 
         if (ret < 0) {
             set_stage(state, IMAGE_COMPARE_STATUS);
-            return ret;
+            return image_fault_note(
+                state->fault, ret, "find out what is allocated in",
+                state->compare->names[i], state->position,
+                state->lengths[i] - state->position);
         }
     }
     *work = (ImageWork) {
@@ -158,7 +162,9 @@ static int coroutine_fn read_into(CompareState *state, int index,
     if (ret < 0) {
         set_stage(state, IMAGE_COMPARE_READ);
     }
-    return ret;
+    return image_fault_note(state->fault, ret, "read",
+                            state->compare->names[index], work->offset,
+                            work->bytes);
 }
 
 /* The first sector that differs, -1 when none. @second NULL: zeros. */
@@ -217,12 +223,15 @@ static void compare_progress(void *opaque, int64_t offset)
 
 bool image_compare(ImageCompare *compare, GError **error)
 {
-    CompareState state = { .compare = compare, .found = INT64_MAX };
+    g_auto(ImageFault) fault = { 0 };
+    CompareState state = { .compare = compare, .found = INT64_MAX,
+                           .fault = &fault };
     ImageWorkers workers = {
         .next = compare_next,
         .run = compare_run,
         .progress = compare->progress ? compare_progress : NULL,
         .opaque = &state,
+        .fault = &fault,
         .count = IMAGE_WORKERS_DEFAULT,
     };
     int ret;

@@ -21,6 +21,7 @@ typedef enum ImageCompareStage {
 
 typedef struct ImageCompare {
     BlockBackend *images[2];
+    const char *names[2]; /* for messages */
     bool is_strict;
     void (*progress)(void *opaque, int64_t done_bytes, int64_t total_bytes);
     void *opaque;
@@ -33,7 +34,8 @@ typedef struct ImageCompare {
 /*
  * image_compare:
  * Fills the results. Of images of different length the rest of the longer one
- * must read zeros. False: an image could not be read. Control plane.
+ * must read zeros. False: an image could not be read, @error says which and
+ * where. Control plane.
  */
 bool image_compare(ImageCompare *compare, GError **error);
 

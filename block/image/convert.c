@@ -48,7 +48,22 @@ typedef struct ConvertState {
     int64_t chunk;
     int64_t position;
     int kernel_copies; /* still worth trying; atomic */
+    ImageFault *fault;
 } ConvertState;
+
+static int read_fault(ConvertState *state, int ret, const char *what,
+                      int64_t offset, int64_t bytes)
+{
+    return image_fault_note(state->fault, ret, what,
+                            state->config->source_name, offset, bytes);
+}
+
+static int write_fault(ConvertState *state, int ret, int64_t offset,
+                       int64_t bytes)
+{
+    return image_fault_note(state->fault, ret, "write",
+                            state->config->target_name, offset, bytes);
+}
 
 /* -- handing out --------------------------------------------------------- */
 
@@ -80,7 +95,8 @@ static int coroutine_fn ask(ConvertState *state, int64_t offset,
                                   offset, bytes, &status);
     }
     if (ret < 0) {
-        return ret;
+        return read_fault(state, ret, "find out what is allocated in", offset,
+                          bytes);
     }
     *ret_bytes = status.bytes;
     if (in_backing && !(status.flags & (BDRV_BLOCK_DATA | BDRV_BLOCK_ZERO))) {
@@ -176,12 +192,14 @@ static int coroutine_fn write_zeros(ConvertState *state, int64_t offset,
                                     int64_t bytes)
 {
     const ImageConvert *config = state->config;
+    int ret;
 
     if (config->target_is_zero && config->backing_bytes < 0) {
         return 0;
     }
-    return blk_co_pwrite_zeroes(config->target, offset, bytes,
-                                BDRV_REQ_MAY_UNMAP);
+    ret = blk_co_pwrite_zeroes(config->target, offset, bytes,
+                               BDRV_REQ_MAY_UNMAP);
+    return write_fault(state, ret, offset, bytes);
 }
 
 /*
@@ -213,13 +231,15 @@ static int coroutine_fn write_data(ConvertState *state, int64_t offset,
 {
     BdrvRequestFlags flags = 0;
     IoVec iov;
+    int ret;
 
     if (state->config->compress && fill_cluster(state, offset, &bytes,
                                                 buffer)) {
         flags |= BDRV_REQ_WRITE_COMPRESSED;
     }
     iovec_init_buffer(&iov, buffer, bytes);
-    return blk_co_pwritev(state->config->target, offset, bytes, &iov, flags);
+    ret = blk_co_pwritev(state->config->target, offset, bytes, &iov, flags);
+    return write_fault(state, ret, offset, bytes);
 }
 
 /* Bytes from @at on that are all data, or all zeros (*ret_zero), in units. */
@@ -253,6 +273,7 @@ static int coroutine_fn copy_piece(ConvertState *state, int64_t offset,
 
     iovec_init_buffer(&iov, buffer, bytes);
     ret = blk_co_preadv(state->config->source, offset, bytes, &iov, 0);
+    (void) read_fault(state, ret, "read", offset, bytes);
     for (int64_t at = 0; ret == 0 && at < bytes;) {
         bool zero;
         int64_t run = run_length(state, buffer, at, bytes, &zero);
@@ -306,11 +327,25 @@ static int coroutine_fn convert_run(void *opaque, const ImageWork *work)
 
 /* -- the whole ----------------------------------------------------------- */
 
-bool image_convert_can_compress(BlockBackend *blk)
+/* Why clusters of @bs cannot be compressed; NULL: they can. */
+static const char *no_compression(const BlockDriverState *bs)
 {
-    const BlockDriver *driver = bdrv_skip_filters(blk_bs(blk))->drv;
+    if (!bs->drv->can_compress) {
+        return "its format has no compression";
+    }
+    if (bs->encrypted) {
+        return "clusters are either compressed or encrypted";
+    }
+    /* Only a file besides the metadata's own holds data and no metadata. */
+    for (guint i = 0; i < bs->children->len; i++) {
+        const BdrvChild *child = g_ptr_array_index(bs->children, i);
 
-    return driver->can_compress;
+        if ((child->role & (BDRV_CHILD_DATA | BDRV_CHILD_METADATA)) ==
+            BDRV_CHILD_DATA) {
+            return "an external data file has no compressed clusters";
+        }
+    }
+    return NULL;
 }
 
 static void convert_progress(void *opaque, int64_t offset)
@@ -320,20 +355,23 @@ static void convert_progress(void *opaque, int64_t offset)
     state->config->progress(state->config->opaque, offset, state->length);
 }
 
-static bool check(const ConvertState *state, GError **error)
+bool image_convert_check(const ImageConvert *config, GError **error)
 {
-    int64_t target_bytes = blk_length(state->config->target);
+    int64_t target_bytes = blk_length(config->target);
+    int64_t source_bytes = blk_length(config->source);
+    const char *reason = config->compress
+        ? no_compression(bdrv_skip_filters(blk_bs(config->target))) : NULL;
 
-    if (target_bytes < state->length) {
+    if (target_bytes < source_bytes) {
         g_set_error(error, IMGFUSE_ERROR, IMGFUSE_ERROR_OPTION,
-                    "the target has %" PRId64 " bytes, the source %" PRId64,
-                    target_bytes, state->length);
+                    "%s: has %" PRId64 " bytes, the source %" PRId64,
+                    config->target_name, target_bytes, source_bytes);
         return false;
     }
-    if (state->config->compress &&
-        !image_convert_can_compress(state->config->target)) {
+    if (reason) {
         g_set_error(error, IMGFUSE_ERROR, IMGFUSE_ERROR_OPTION,
-                    "the target's format has no compression");
+                    "%s: cannot be compressed: %s", config->target_name,
+                    reason);
         return false;
     }
     return true;
@@ -342,8 +380,10 @@ static bool check(const ConvertState *state, GError **error)
 bool image_convert(const ImageConvert *config, GError **error)
 {
     int64_t cluster_bytes = blk_cluster_bytes(config->target);
+    g_auto(ImageFault) fault = { 0 };
     ConvertState state = {
         .config = config,
+        .fault = &fault,
         .length = blk_length(config->source),
         .unit = MAX(cluster_bytes, config->sparse_bytes),
         .kernel_copies = config->copy_range && !config->compress,
@@ -353,6 +393,7 @@ bool image_convert(const ImageConvert *config, GError **error)
         .run = convert_run,
         .progress = config->progress ? convert_progress : NULL,
         .opaque = &state,
+        .fault = &fault,
         .total = state.length,
         .count = config->coroutines,
     };
@@ -363,13 +404,13 @@ bool image_convert(const ImageConvert *config, GError **error)
                                   : MAX(state.unit,
                                         IMAGE_CONVERT_SPARSE_DEFAULT);
     state.chunk = MAX(CHUNK_BYTES, state.unit);
-    if (!check(&state, error) ||
-        image_workers_run(&workers, error) < 0) {
+    if (image_workers_run(&workers, error) < 0) {
         return false;
     }
     ret = blk_flush(config->target);
     if (ret < 0) {
-        error_set_errno(error, -ret, "cannot flush");
+        error_set_errno(error, -ret, "%s: cannot flush",
+                        config->target_name);
     }
     return ret == 0;
 }

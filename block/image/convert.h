@@ -13,6 +13,8 @@
 typedef struct ImageConvert {
     BlockBackend *source;
     BlockBackend *target;   /* at least as long, writable */
+    const char *source_name; /* for messages: as the user knows it */
+    const char *target_name; /* likewise */
     bool target_is_zero;    /* what is not written reads zeros */
     /*
      * The target has a backing file, as long as this, with what the layers
@@ -29,14 +31,19 @@ typedef struct ImageConvert {
 } ImageConvert;
 
 /*
+ * image_convert_check:
+ * Can it be done at all? OPTION when the target is too short, or cannot hold
+ * compressed clusters, with the reason. Touches nothing. Control plane.
+ */
+bool image_convert_check(const ImageConvert *convert, GError **error);
+
+/*
  * image_convert:
- * Copies and flushes. False: the target holds some of the data, nobody knows
- * what. OPTION when compression does not fit the target's clusters.
+ * Copies and flushes, what image_convert_check() let pass. False: the target
+ * holds some of the data, nobody knows what; @error names the side, offset
+ * and bytes that failed.
  * Control plane.
  */
 bool image_convert(const ImageConvert *convert, GError **error);
-
-/* Can the driver of @blk store compressed clusters? */
-bool image_convert_can_compress(BlockBackend *blk);
 
 #endif

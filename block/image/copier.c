@@ -59,6 +59,8 @@ int64_t copier_granularity(BlockBackend *target, int64_t wanted)
 
 /* -- what is to be copied ------------------------------------------------ */
 
+static const char status_what[] = "find out what is allocated in";
+
 int coroutine_fn copier_co_mark_allocated(Copier *copier, BlockBackend *layers,
                                           BlockDriverState *base)
 {
@@ -71,7 +73,8 @@ int coroutine_fn copier_co_mark_allocated(Copier *copier, BlockBackend *layers,
                                             bytes, &bytes);
 
         if (ret < 0) {
-            return ret;
+            return job_note_fault(copier->job, ret, status_what, layers,
+                                  offset, bytes);
         }
         if (ret > 0) {
             bdrv_dirty_bitmap_set(copier->dirty, offset, bytes);
@@ -107,9 +110,13 @@ static int coroutine_fn copy_data(Copier *copier, int64_t offset,
     }
     iovec_init_buffer(&iov, buffer, bytes);
     ret = blk_co_preadv(copier->source, offset, bytes, &iov, /* flags= */ 0);
+    (void) job_note_fault(copier->job, ret, "read", copier->source, offset,
+                          bytes);
     if (ret == 0) {
         ret = blk_co_pwritev(copier->target, offset, bytes, &iov,
                              /* flags= */ 0);
+        (void) job_note_fault(copier->job, ret, "write", copier->target,
+                              offset, bytes);
     }
     buffer_pool_put(buffer, bytes);
     return ret;
@@ -126,12 +133,17 @@ static int coroutine_fn copy_range(Copier *copier, int64_t offset,
         ret = blk_co_block_status(copier->source, /* want_zero= */ true,
                                   offset, bytes, &status);
         if (ret < 0) {
-            break;
+            return job_note_fault(copier->job, ret, status_what,
+                                  copier->source, offset, bytes);
         }
-        ret = status.flags & BDRV_BLOCK_ZERO
-            ? blk_co_pwrite_zeroes(copier->target, offset, status.bytes,
-                                   BDRV_REQ_MAY_UNMAP)
-            : copy_data(copier, offset, status.bytes);
+        if (status.flags & BDRV_BLOCK_ZERO) {
+            ret = blk_co_pwrite_zeroes(copier->target, offset, status.bytes,
+                                       BDRV_REQ_MAY_UNMAP);
+            (void) job_note_fault(copier->job, ret, "write", copier->target,
+                                  offset, status.bytes);
+        } else {
+            ret = copy_data(copier, offset, status.bytes);
+        }
         offset += status.bytes;
         bytes -= status.bytes;
     }

@@ -235,6 +235,7 @@ static bool fill_data_file(const DataFile *data, int64_t length,
         : g_strcmp0(preallocation, "full") == 0 ? PREALLOC_FULL
                                                 : PREALLOC_OFF;
     g_autoptr(BlockBackend) blk = NULL;
+    int ret;
 
     block_options_set_string(options, "driver", "file");
     block_options_set_string(options, "filename", data->path);
@@ -248,7 +249,12 @@ static bool fill_data_file(const DataFile *data, int64_t length,
         g_prefix_error(error, "data file '%s': ", data->path);
         return false;
     }
-    return blk_flush(blk) >= 0;
+    ret = blk_flush(blk);
+    if (ret < 0) {
+        error_set_errno(error, -ret, "data file '%s': cannot flush",
+                        data->path);
+    }
+    return ret >= 0;
 }
 
 /* The data file that the options ask for, if they do. */
@@ -376,6 +382,19 @@ static void inherit_access(int fd, const char *filename)
     }
 }
 
+/* Nobody has heard of the temporary name: messages do without it. */
+static void hide_name(const char *temporary, GError **error)
+{
+    g_autofree char *prefix = g_strconcat(temporary, ": ", NULL);
+
+    if (error && *error && g_str_has_prefix((*error)->message, prefix)) {
+        char *rest = g_strdup((*error)->message + strlen(prefix));
+
+        g_free((*error)->message);
+        (*error)->message = rest;
+    }
+}
+
 static bool create_file(const ImageCreateRequest *request,
                         const BlockDriver *driver, int64_t length,
                         DataFile *data, GError **error)
@@ -397,6 +416,7 @@ static bool create_file(const ImageCreateRequest *request,
     if (!fill(request, driver, temporary, length, data, error) ||
         !publish(temporary, request, folder, error)) {
         (void) unlink(temporary); /* the first error is the one to tell */
+        hide_name(temporary, error);
         return false;
     }
     return true;
@@ -416,8 +436,10 @@ bool image_create(const ImageCreateRequest *request, int64_t *ret_length,
     if (exists && !S_ISBLK(st.st_mode) &&
         !(request->replace && S_ISREG(st.st_mode))) {
         g_set_error(error, IMGFUSE_ERROR, IMGFUSE_ERROR_FAILED,
-                    "%s: exists already; remove it first or use --force",
-                    request->filename);
+                    "%s: exists already%s", request->filename,
+                    S_ISDIR(st.st_mode)   ? ", as a folder"
+                    : !S_ISREG(st.st_mode) ? ", and is no regular file"
+                    : "; remove it first or use --force");
         return false;
     }
     ok = settle(request, &driver, &length, error);

@@ -20,6 +20,9 @@
 
 #include "block/image/job.h"
 
+#include "block/driver.h"
+#include "block/graph/edge.h"
+#include "block/image/fault.h"
 #include "block/rt/timer.h"
 
 #include <errno.h>
@@ -45,6 +48,7 @@ struct Job {
     /* the coroutine's own */
     int64_t next_chunk_ns; /* when the rate limit allows the next one */
     int ret;
+    ImageFault fault; /* why, when a request failed */
 
     GMutex lock;
     Coroutine *sleeping; /* who a kick must wake; protected by lock */
@@ -147,7 +151,12 @@ static void finish_job(Job *job)
     if (job->ret == 0 && job_is_cancelled(job)) {
         job->ret = -ECANCELED;
     }
-    if (job->ret < 0 && job->error == NULL) {
+    if (job->ret == -ECANCELED && job->error == NULL) {
+        g_set_error(&job->error, IMGFUSE_ERROR, IMGFUSE_ERROR_FAILED,
+                    "interrupted");
+    }
+    if (job->ret < 0 && job->error == NULL &&
+        !image_fault_tell(&job->fault, &job->error)) {
         error_set_errno(&job->error, -job->ret, "%s job '%s'", driver->name,
                         job->id);
     }
@@ -245,6 +254,7 @@ void job_free(Job *job)
         g_clear_pointer(&all_jobs, g_ptr_array_unref);
     }
     g_clear_error(&job->error);
+    image_fault_clear(&job->fault);
     g_mutex_clear(&job->lock);
     g_free(job->state);
     g_free(job->id);
@@ -299,6 +309,16 @@ void job_get_progress(Job *job, JobProgress *ret_progress)
 }
 
 /* -- for the job's coroutine --------------------------------------------- */
+
+int job_note_fault(Job *job, int ret, const char *what, BlockBackend *blk,
+                   int64_t offset, int64_t bytes)
+{
+    return ret >= 0 ? ret
+                    : image_fault_note(
+                          &job->fault, ret, what,
+                          bdrv_name(bdrv_skip_filters(blk_bs(blk))), offset,
+                          bytes);
+}
 
 bool job_is_cancelled(Job *job)
 {

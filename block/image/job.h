@@ -18,8 +18,8 @@
 #ifndef BLOCK_IMAGE_JOB_H
 #define BLOCK_IMAGE_JOB_H
 
+#include "block/backend.h"
 #include "block/rt/io_thread.h"
-#include "block/types.h"
 
 typedef struct Job Job;
 
@@ -83,6 +83,12 @@ G_DEFINE_AUTOPTR_CLEANUP_FUNC(Job, job_free)
 
 /* -- for the job's coroutine --------------------------------------------- */
 bool job_is_cancelled(Job *job);
+/*
+ * What the job's error will say instead of a bare @ret: see fault.h. Returns
+ * @ret.
+ */
+int job_note_fault(Job *job, int ret, const char *what, BlockBackend *blk,
+                   int64_t offset, int64_t bytes);
 /* After @bytes of work. Returns -ECANCELED once cancelled, else 0. */
 int coroutine_fn job_co_pause_point(Job *job, int64_t bytes);
 void job_set_total(Job *job, int64_t bytes);

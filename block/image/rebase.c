@@ -37,13 +37,26 @@ typedef struct RebaseState {
     int64_t unit;
     int64_t chunk;             /* of one piece; whole units */
     int64_t position;
+    ImageFault *fault;
 } RebaseState;
+
+static int note(RebaseState *state, int ret, const char *what,
+                BlockBackend *blk, int64_t offset, int64_t bytes)
+{
+    return ret >= 0 ? ret
+                    : image_fault_note(
+                          state->fault, ret, what,
+                          bdrv_name(bdrv_skip_filters(blk_bs(blk))), offset,
+                          bytes);
+}
 
 /* -- handing out --------------------------------------------------------- */
 
+static const char status_what[] = "find out what is allocated in";
+
 /* Does @blk surely read zeros from @offset on? Shortens *@bytes to the run. */
-static int coroutine_fn reads_zeros(BlockBackend *blk, int64_t offset,
-                                    int64_t *bytes)
+static int coroutine_fn reads_zeros(RebaseState *state, BlockBackend *blk,
+                                    int64_t offset, int64_t *bytes)
 {
     int64_t length = blk ? blk_length(blk) : 0;
     BlockStatus status;
@@ -55,7 +68,7 @@ static int coroutine_fn reads_zeros(BlockBackend *blk, int64_t offset,
     ret = blk_co_block_status(blk, /* want_zero= */ true, offset,
                               MIN(*bytes, length - offset), &status);
     if (ret < 0) {
-        return ret;
+        return note(state, ret, status_what, blk, offset, *bytes);
     }
     *bytes = status.bytes;
     return (status.flags & BDRV_BLOCK_ZERO) != 0;
@@ -75,13 +88,15 @@ static int coroutine_fn ask(RebaseState *state, int64_t offset,
                                         bytes, &bytes);
 
     if (ret == 0) {
-        ret = reads_zeros(state->old_backing, offset, &bytes);
+        ret = reads_zeros(state, state->old_backing, offset, &bytes);
         if (ret > 0) {
-            ret = reads_zeros(config->new_backing, offset, &bytes);
+            ret = reads_zeros(state, config->new_backing, offset, &bytes);
         }
         ret = ret < 0 ? ret : !ret;
     } else if (ret > 0) {
         ret = 0;
+    } else {
+        (void) note(state, ret, status_what, config->overlay, offset, bytes);
     }
     *ret_bytes = bytes;
     return ret;
@@ -138,8 +153,9 @@ static int coroutine_fn rebase_next(void *opaque, ImageWork *ret_work)
 /* -- copying ------------------------------------------------------------- */
 
 /* Behind the end of a backing file, and without one, there are zeros. */
-static int coroutine_fn read_padded(BlockBackend *blk, int64_t offset,
-                                    int64_t bytes, uint8_t *buffer)
+static int coroutine_fn read_padded(RebaseState *state, BlockBackend *blk,
+                                    int64_t offset, int64_t bytes,
+                                    uint8_t *buffer)
 {
     int64_t length = blk ? blk_length(blk) : 0;
     int64_t there = CLAMP(length - offset, 0, bytes);
@@ -150,7 +166,9 @@ static int coroutine_fn read_padded(BlockBackend *blk, int64_t offset,
         return 0;
     }
     iovec_init_buffer(&iov, buffer, there);
-    return blk_co_preadv(blk, offset, there, &iov, /* flags= */ 0);
+    return note(state,
+                blk_co_preadv(blk, offset, there, &iov, /* flags= */ 0),
+                "read", blk, offset, there);
 }
 
 /*
@@ -161,15 +179,18 @@ static int coroutine_fn read_padded(BlockBackend *blk, int64_t offset,
 static int coroutine_fn write_unit(RebaseState *state, int64_t offset,
                                    int64_t bytes, uint8_t *buffer)
 {
+    BlockBackend *overlay = state->config->overlay;
     IoVec iov;
+    int ret;
 
     if (state->old_backing && buffer_is_zero(buffer, bytes)) {
-        return blk_co_pwrite_zeroes(state->config->overlay, offset, bytes,
-                                    /* flags= */ 0);
+        ret = blk_co_pwrite_zeroes(overlay, offset, bytes, /* flags= */ 0);
+    } else {
+        iovec_init_buffer(&iov, buffer, bytes);
+        ret = blk_co_pwritev(overlay, offset, bytes, &iov,
+                             BDRV_REQ_WRITE_UNCHANGED);
     }
-    iovec_init_buffer(&iov, buffer, bytes);
-    return blk_co_pwritev(state->config->overlay, offset, bytes, &iov,
-                          BDRV_REQ_WRITE_UNCHANGED);
+    return note(state, ret, "write", overlay, offset, bytes);
 }
 
 /*
@@ -191,7 +212,7 @@ static int coroutine_fn is_own(RebaseState *state, int64_t offset,
         offset += found;
         bytes -= found;
     } while (ret == 0 && bytes > 0);
-    return ret;
+    return note(state, ret, status_what, overlay, offset, bytes);
 }
 
 /*
@@ -212,6 +233,8 @@ static int coroutine_fn keep_unit(RebaseState *state, int64_t offset,
     if (ret > 0) {
         iovec_init_buffer(&iov, old, bytes);
         ret = blk_co_preadv(state->config->overlay, offset, bytes, &iov, 0);
+        (void) note(state, ret, "read", state->config->overlay, offset,
+                     bytes);
     }
     return ret < 0 ? ret : write_unit(state, offset, bytes, old);
 }
@@ -224,10 +247,11 @@ static int coroutine_fn rebase_run(void *opaque, const ImageWork *work)
     int ret = old && new ? 0 : -ENOMEM;
 
     if (ret == 0) {
-        ret = read_padded(state->old_backing, work->offset, work->bytes, old);
+        ret = read_padded(state, state->old_backing, work->offset,
+                          work->bytes, old);
     }
     if (ret == 0) {
-        ret = read_padded(state->config->new_backing, work->offset,
+        ret = read_padded(state, state->config->new_backing, work->offset,
                           work->bytes, new);
     }
     for (int64_t at = 0; ret == 0 && at < work->bytes; at += state->unit) {
@@ -270,6 +294,7 @@ static bool copy_all(RebaseState *state, GError **error)
         .run = rebase_run,
         .progress = state->config->progress ? rebase_progress : NULL,
         .opaque = state,
+        .fault = state->fault,
         .total = state->length,
         .count = state->config->coroutines,
     };
@@ -287,8 +312,10 @@ static bool copy_all(RebaseState *state, GError **error)
 
 bool image_rebase_data(const ImageRebase *config, GError **error)
 {
+    g_auto(ImageFault) fault = { 0 };
     RebaseState state = {
         .config = config,
+        .fault = &fault,
         .length = blk_length(config->overlay),
         .unit = MAX(blk_cluster_bytes(config->overlay), 4 * KIB),
     };

@@ -46,6 +46,19 @@ static void fail(Crew *crew, int ret)
                                        __ATOMIC_SEQ_CST);
 }
 
+static void tell_failure(const Crew *crew, GError **error)
+{
+    const ImageFault *fault = crew->workers->fault;
+
+    if (crew->ret == -ECANCELED) {
+        g_set_error(error, IMGFUSE_ERROR, IMGFUSE_ERROR_FAILED,
+                    "interrupted at offset %" PRId64, crew->position);
+    } else if (!fault || !image_fault_tell(fault, error)) {
+        error_set_errno(error, -crew->ret, "stopped at offset %" PRId64,
+                        crew->position);
+    }
+}
+
 /* True with a piece; false: stop. */
 static bool coroutine_fn take(Crew *crew, ImageWork *work)
 {
@@ -159,8 +172,7 @@ int image_workers_run(const ImageWorkers *workers, GError **error)
     free_threads(threads, count);
     co_mutex_destroy(&crew.lock);
     if (crew.ret < 0) {
-        error_set_errno(error, -crew.ret, "stopped at offset %" PRId64,
-                        crew.position);
+        tell_failure(&crew, error);
     }
     return crew.ret;
 }

@@ -9,7 +9,7 @@
 #ifndef BLOCK_IMAGE_WORKERS_H
 #define BLOCK_IMAGE_WORKERS_H
 
-#include "block/types.h"
+#include "block/image/fault.h"
 
 #define IMAGE_WORKERS_MAX 16
 #define IMAGE_WORKERS_DEFAULT 4
@@ -32,6 +32,7 @@ typedef struct ImageWorkers {
     /* All before @offset has been handed out. Control plane; may be NULL. */
     void (*progress)(void *opaque, int64_t offset);
     void *opaque;
+    ImageFault *fault; /* where the owner notes what failed; may be NULL */
     int64_t total;  /* bytes, for the steps in which progress is told */
     unsigned count; /* coroutines, 1 .. IMAGE_WORKERS_MAX */
 } ImageWorkers;
@@ -40,6 +41,8 @@ typedef struct ImageWorkers {
  * image_workers_run:
  * Returns when there is no piece left and all are done: 0, or the -errno of
  * the first that failed (then pieces may be left, none is being worked on).
+ * The error names image, offset and bytes when they were noted; after
+ * -ECANCELED it says that the work was interrupted.
  * Threads are as many as CPUs and coroutines allow. Control plane; its
  * loop turns meanwhile.
  */

@@ -38,10 +38,7 @@ static int list_options(const char *format)
                 format);
         return CMD_EXIT_ERROR;
     }
-    for (const BlockOptionDesc *desc = driver->amend->options; desc->name;
-         desc++) {
-        printf("  %-18s %s\n", desc->name, desc->help);
-    }
+    common_list_options(driver->amend->options);
     return CMD_EXIT_OK;
 }
 
@@ -76,11 +73,8 @@ static bool parse_letter(AmendArgs *args, int option)
 {
     switch (option) {
     case 'o':
-        if (strcmp(optarg, "help") == 0 || strcmp(optarg, "?") == 0) {
-            args->list_options = true;
-        } else {
-            g_ptr_array_add(args->option_strings, optarg);
-        }
+        args->list_options |= common_wants_list(optarg);
+        g_ptr_array_add(args->option_strings, optarg);
         return true;
     case 't':
         return common_parse_cache(optarg, &args->cache_flags);
@@ -133,5 +127,8 @@ const ImageCommand image_command_amend = {
     .summary = "change the properties of an image",
     .usage = "[-f FORMAT] -o OPTIONS [-t CACHE] [-p] [-q] [--image-opts] "
              "IMAGE",
+    .options =
+        "  -o, --options=OPTIONS      what to change; '-f FORMAT -o help' lists it\n"
+        "  -t CACHE                   how the image is opened, as --cache of mounts\n",
     .run = amend_run,
 };

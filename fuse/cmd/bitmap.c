@@ -123,6 +123,15 @@ static int bitmap_body(void *opaque, GError **error)
 
 /* -- arguments ------------------------------------------------------------ */
 
+/* The driver knows what it can keep; 0 would mean "not said" (bitmap_body). */
+static bool parse_granularity(const char *text, int64_t *ret_bytes)
+{
+    if (common_parse_size(text, "-g", ret_bytes) && *ret_bytes == 0) {
+        fprintf(stderr, "imgfuse: -g is a power of two from 512 to 2G\n");
+    }
+    return *ret_bytes > 0;
+}
+
 static bool parse_letter(BitmapArgs *args, int option)
 {
     Action action = { option, optarg };
@@ -137,8 +146,7 @@ static bool parse_letter(BitmapArgs *args, int option)
         g_array_append_val(args->actions, action);
         return true;
     case 'g':
-        return common_parse_size(optarg, "-g", &args->granularity) &&
-               args->granularity > 0;
+        return parse_granularity(optarg, &args->granularity);
     case 'b':
         args->source_name = optarg;
         return true;
@@ -226,5 +234,15 @@ const ImageCommand image_command_bitmap = {
     .usage = "{--add | --remove | --clear | --enable | --disable | --merge "
              "SOURCE}... [-g GRANULARITY] [-b FILE [-F FORMAT]] [-f FORMAT] "
              "[--allow-path=DIR] [--image-opts] IMAGE BITMAP",
+    .options =
+        "      --add                  make BITMAP, clear and enabled\n"
+        "      --remove               forget it\n"
+        "      --clear                clear all its bits\n"
+        "      --enable, --disable    are writes tracked?\n"
+        "      --merge=SOURCE         set the bits that bitmap SOURCE has set\n"
+        "  -g, --granularity=BYTES    with --add: what one bit stands for\n"
+        "  -b, --source-file=FILE     with --merge: the image that has SOURCE\n"
+        "  -F, --source-format=FMT    its format\n"
+        "Actions are done in the order given.\n",
     .run = bitmap_run,
 };

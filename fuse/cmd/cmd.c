@@ -106,6 +106,75 @@ static bool take_secrets(int *argc, char **argv, GError **error)
                           /* confirm= */ creates, error);
 }
 
+/* -- usage --------------------------------------------------------------- */
+
+#define USAGE_COLUMNS 79
+#define USAGE_INDENT 11
+
+/* Up to the next space; a group in brackets is one word where it fits. */
+static size_t usage_word(const char *text)
+{
+    size_t length = 0;
+    int depth = 0;
+
+    while (text[length] && (depth > 0 || text[length] != ' ')) {
+        depth += text[length] == '[' || text[length] == '{';
+        depth -= text[length] == ']' || text[length] == '}';
+        length++;
+    }
+    return length <= USAGE_COLUMNS - USAGE_INDENT ? length
+                                                  : strcspn(text, " ");
+}
+
+char *image_command_usage(const ImageCommand *command)
+{
+    GString *text = g_string_new(NULL);
+    size_t column;
+    const char *at = command->usage;
+
+    g_string_printf(text, "usage: imgfuse %s", command->name);
+    column = text->len;
+    while (*at) {
+        size_t length = usage_word(at);
+
+        if (column + 1 + length > USAGE_COLUMNS) {
+            g_string_append_printf(text, "\n%*s", USAGE_INDENT, "");
+            column = USAGE_INDENT;
+        }
+        g_string_append_printf(text, " %.*s", (int)length, at);
+        column += 1 + length;
+        at += length + (at[length] == ' ');
+    }
+    g_string_append_c(text, '\n');
+    return g_string_free(text, /* free_segment= */ FALSE);
+}
+
+/* Here is all that common.h and take_secrets() accept, once for all. */
+void image_command_show_help(const ImageCommand *command)
+{
+    g_autofree char *usage = image_command_usage(command);
+
+    printf("%s\n%s\n\nOptions:\n%s"
+           "Of every command:\n"
+           "  -f, --format=FORMAT        format of the image (default: probed)\n"
+           "      --image-opts           IMAGE is driver=qcow2,file.filename=...\n"
+           "      --allow-path=DIR       images may name files in DIR and below\n"
+           "  -U, --force-share          read an image although somebody writes it\n"
+           "  -T CACHE                   how images that are only read are opened\n"
+           "      --output=human|json    for people or programs, where there is\n"
+           "                             something to print\n"
+           "  -p, --progress             show the progress, also off a terminal\n"
+           "  -q, --quiet                say no more than errors\n"
+           "      --key=SOURCE           key of encrypted images: file:FILE,\n"
+           "                             env:NAME, cred:NAME, secret:ID or ask\n"
+           "      --object=secret,id=ID,file=FILE\n"
+           "                             a secret that images' options may name\n"
+           "'man imgfuse' says more.\n", usage, command->summary,
+           command->options);
+}
+
+/* -- running one --------------------------------------------------------- */
+
 int image_command_main(const ImageCommand *command, int argc, char **argv)
 {
     g_autoptr(GError) error = NULL;
@@ -113,11 +182,13 @@ int image_command_main(const ImageCommand *command, int argc, char **argv)
 
     if (argc > 1 && (strcmp(argv[1], "--help") == 0 ||
                      strcmp(argv[1], "-h") == 0)) {
-        printf("usage: imgfuse %s %s\n\n%s\n", command->name,
-               command->usage ? command->usage : "...", command->summary);
+        image_command_show_help(command);
         return CMD_EXIT_OK;
     }
     if (take_secrets(&argc, argv, &error)) {
+        g_autofree char *name = g_strdup_printf("imgfuse %s", command->name);
+
+        argv[0] = name; /* getopt puts it in front of its messages */
         code = command->run(argc, argv);
     } else {
         fprintf(stderr, "imgfuse: %s\n", error->message);

@@ -22,6 +22,7 @@ typedef struct ImageCommand {
     const char *name;
     const char *summary; /* one line for `help` */
     const char *usage;   /* what may stand behind the name */
+    const char *options; /* of its own, a line each, for --help */
     /* argv[0] is the command's name. Returns the exit code. */
     int (*run)(int argc, char **argv);
 } ImageCommand;
@@ -37,6 +38,12 @@ const ImageCommand *image_command_find(const char *name);
  * Returns the exit code.
  */
 int image_command_main(const ImageCommand *command, int argc, char **argv);
+
+/* "usage: ...", folded to 80 columns; ends in a newline. The caller frees. */
+char *image_command_usage(const ImageCommand *command);
+
+/* What --help prints: usage, what it does, its options and the common ones. */
+void image_command_show_help(const ImageCommand *command);
 
 /* The @index-th command, NULL behind the last. */
 const ImageCommand *image_command_at(size_t index);

@@ -38,15 +38,9 @@ typedef struct CommitArgs {
 static bool is_named(const BlockDriverState *bs, const char *header_name,
                      const char *name)
 {
-    struct stat one, other;
-
-    if (g_strcmp0(header_name, name) == 0 ||
-        g_strcmp0(bs->exact_filename, name) == 0) {
-        return true;
-    }
-    return bs->exact_filename && stat(bs->exact_filename, &one) == 0 &&
-           stat(name, &other) == 0 && one.st_dev == other.st_dev &&
-           one.st_ino == other.st_ino;
+    return g_strcmp0(header_name, name) == 0 ||
+           g_strcmp0(bs->exact_filename, name) == 0 ||
+           common_is_same_file(bs->exact_filename, name);
 }
 
 /* The layer that -b names, or the one below @top. NULL with @error. */
@@ -255,5 +249,10 @@ const ImageCommand image_command_commit = {
     .usage = "[-f FORMAT] [-b BASE] [-d] [-r BYTES_PER_SECOND] "
              "[-t CACHE] [-p] [-q] [--allow-path=DIR] "
              "[--image-opts] IMAGE",
+    .options =
+        "  -b BASE                    commit to this layer further down\n"
+        "  -d                         do not empty the image afterwards\n"
+        "  -r BYTES                   bytes a second at the most\n"
+        "  -t CACHE                   how images are opened, as --cache of mounts\n",
     .run = commit_run,
 };

@@ -9,12 +9,14 @@
  */
 #include "fuse/cmd/common.h"
 
+#include "block/driver.h"
 #include "block/graph/reference_policy.h"
 
 #include <getopt.h>
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 int common_interrupted;
@@ -90,7 +92,9 @@ bool common_args_take(CommonArgs *args, int option)
 
 int common_usage(const ImageCommand *command)
 {
-    fprintf(stderr, "usage: imgfuse %s %s\n", command->name, command->usage);
+    g_autofree char *usage = image_command_usage(command);
+
+    fputs(usage, stderr);
     return CMD_EXIT_USAGE;
 }
 
@@ -147,6 +151,34 @@ BlockOptions *common_join_options(const GPtrArray *strings, GError **error)
     return g_steal_pointer(&all);
 }
 
+bool common_wants_list(const char *text)
+{
+    return strcmp(text, "help") == 0 || strcmp(text, "?") == 0;
+}
+
+void common_list_options(const BlockOptionDesc *options)
+{
+    for (const BlockOptionDesc *desc = options; desc && desc->name; desc++) {
+        printf("  %-24s %s%s%s%s\n", desc->name, desc->help,
+               desc->default_value ? " (default: " : "",
+               desc->default_value ? desc->default_value : "",
+               desc->default_value ? ")" : "");
+    }
+}
+
+int common_list_creation_options(const char *format)
+{
+    const BlockDriver *driver = bdrv_find_format(format);
+
+    if (!driver || !driver->create) {
+        fprintf(stderr, "imgfuse: images of format '%s' cannot be created\n",
+                format);
+        return CMD_EXIT_ERROR;
+    }
+    common_list_options(driver->create->options);
+    return CMD_EXIT_OK;
+}
+
 bool common_parse_cache(const char *text, BdrvOpenFlags *ret_flags)
 {
     static const struct {
@@ -178,6 +210,16 @@ bool common_parse_size(const char *text, const char *what, int64_t *ret_bytes)
         return false;
     }
     return true;
+}
+
+bool common_is_same_file(const char *one, const char *other)
+{
+    struct stat first;
+    struct stat second;
+
+    return one && other && stat(one, &first) == 0 &&
+           stat(other, &second) == 0 && first.st_dev == second.st_dev &&
+           first.st_ino == second.st_ino;
 }
 
 char *common_human_size(int64_t bytes)

@@ -71,12 +71,27 @@ BlockBackend *common_args_open(const CommonArgs *args, const char *filename,
 /* All the -o strings as one set of options; a later one wins. */
 BlockOptions *common_join_options(const GPtrArray *strings, GError **error);
 
+/* Is it "-o help"? */
+bool common_wants_list(const char *text);
+
+/* Prints names and meanings. */
+void common_list_options(const BlockOptionDesc *options);
+
+/* What `create -o` takes for @format; the exit code. */
+int common_list_creation_options(const char *format);
+
 /* A cache mode of -t or -T; false with a line on standard error. */
 bool common_parse_cache(const char *text, BdrvOpenFlags *ret_flags);
 
-/* "1M" and the like; false with a line that names the option @what. */
+/*
+ * "1M" and the like; false with a line that names @what: an option, or what an
+ * argument stands for.
+ */
 bool common_parse_size(const char *text, const char *what,
                        int64_t *ret_bytes);
+
+/* Do both names lead to one file? False when one leads nowhere, or is NULL. */
+bool common_is_same_file(const char *one, const char *other);
 
 /* As qemu-img shows sizes: "1.5 GiB". The caller frees. */
 char *common_human_size(int64_t bytes);

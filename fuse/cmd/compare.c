@@ -70,6 +70,7 @@ static int compare_images(const CompareArgs *args, BlockBackend *first,
 {
     ImageCompare compare = {
         .images = { first, second },
+        .names = { args->filenames[0], args->filenames[1] },
         .is_strict = args->is_strict,
         .progress = show_progress,
         .opaque = (void *)args,
@@ -83,8 +84,6 @@ static int compare_images(const CompareArgs *args, BlockBackend *first,
     ok = image_compare(&compare, error);
     common_progress_end(&args->common);
     if (!ok) {
-        g_prefix_error(error, "comparing '%s' with '%s': ", args->filenames[0],
-                       args->filenames[1]);
         return compare.failed_stage == IMAGE_COMPARE_STATUS ? EXIT_NO_STATUS
                                                             : EXIT_UNREADABLE;
     }
@@ -166,5 +165,10 @@ const ImageCommand image_command_compare = {
     .summary = "tell whether two images have the same content",
     .usage = "[-f FORMAT] [-F FORMAT] [-s] [-p] [-q] [-T CACHE] [-U] "
              "[--image-opts] IMAGE IMAGE",
+    .options =
+        "  -F FORMAT                  format of the second image (-f: the first)\n"
+        "  -s                         strict: same length and allocation, too\n"
+        "Exit status: 0 the same, 1 different, 2 one cannot be opened, 3 or 4 one\n"
+        "cannot be read.\n",
     .run = compare_run,
 };

@@ -57,10 +57,12 @@ typedef struct ConvertArgs {
     bool target_is_zero;
     bool target_image_opts; /* the target's name is an option string */
     int64_t bytes_per_second; /* 0: as fast as it goes */
+    bool list_options; /* -o help: no more than that */
     bool bitmaps;
     bool skip_broken_bitmaps;
     /* -- while it works -------------------------------------------------- */
     BlockBackend *source;
+    GError *copy_error; /* names its image itself; owned */
 } ConvertArgs;
 
 static void show_progress(void *opaque, int64_t done, int64_t total)
@@ -209,54 +211,74 @@ static bool can_keep_bitmaps(const ConvertArgs *args, BlockDriverState *bs,
 {
     if (args->bitmaps && !bdrv_bitmaps_supported(bs, /* error= */ NULL)) {
         g_set_error(error, IMGFUSE_ERROR, IMGFUSE_ERROR_OPTION,
-                    "the target keeps no bitmaps: that takes qcow2 of version "
-                    "3 (compat=1.1)");
+                    "%s: the target keeps no bitmaps: that takes qcow2 of version 3 "
+                    "(compat=1.1)", args->target_name);
         return false;
     }
     return true;
 }
 
-/* Copies into @path, which is @is_new or may hold anything. */
-static bool convert_into(const ConvertArgs *args, const char *path,
-                         bool is_new, GError **error)
+/* Copies into @target, which is @is_new or may hold anything. */
+static bool copy_into(const ConvertArgs *args, BlockBackend *target,
+                      const char *path, bool is_new, GError **error)
 {
-    g_autoptr(BlockBackend) target = open_target(args, path, is_new, error);
-    BlockDriverState *bs = target ? blk_bs(target) : NULL;
+    BlockDriverState *bs = blk_bs(target);
+    ImageConvert convert = {
+        .source = args->source,
+        .target = target,
+        .source_name = args->sources.count == 1 ? args->sources.names[0]
+                                                : "the sources",
+        .target_name = args->target_name,
+        .target_is_zero = args->target_is_zero ||
+                          (is_new && bs->drv->has_zero_init(bs)),
+        .backing_bytes = args->backing_name ? backing_bytes(target) : -1,
+        .compress = args->compress,
+        .copy_range = args->copy_range ||
+                      can_share_extents(args->sources.names[0], path),
+        .sparse_bytes = args->sparse_bytes,
+        .coroutines = args->coroutines,
+        .cancel = &common_interrupted,
+        .progress = show_progress,
+        .opaque = (void *)args,
+    };
     bool ok;
 
-    if (!target) {
+    if (!can_keep_bitmaps(args, bs, error) ||
+        !image_convert_check(&convert, error)) {
         return false;
     }
-    ok = can_keep_bitmaps(args, bs, error) && image_convert(
-        &(ImageConvert) {
-            .source = args->source,
-            .target = target,
-            .target_is_zero = args->target_is_zero ||
-                              (is_new && bs->drv->has_zero_init(bs)),
-            .backing_bytes = args->backing_name ? backing_bytes(target) : -1,
-            .compress = args->compress,
-            .copy_range = args->copy_range ||
-                          can_share_extents(args->sources.names[0], path),
-            .sparse_bytes = args->sparse_bytes,
-            .coroutines = args->coroutines,
-            .cancel = &common_interrupted,
-            .progress = show_progress,
-            .opaque = (void *)args,
-        },
-        error);
+    ok = image_convert(&convert, error);
     common_progress_end(&args->common);
     ok = ok && (!args->bitmaps ||
                 bdrv_bitmaps_copy(bs, blk_bs(args->source),
                                   args->skip_broken_bitmaps, error));
     if (!ok && !is_new) {
-        g_prefix_error(error, "%s: is incomplete now: ", path);
+        g_prefix_error(error, "%s: is incomplete now: ", args->target_name);
     }
     return ok;
 }
 
+static bool convert_into(const ConvertArgs *args, const char *path,
+                         bool is_new, GError **error)
+{
+    g_autoptr(BlockBackend) target = open_target(args, path, is_new, error);
+
+    return target && copy_into(args, target, path, is_new, error);
+}
+
+/*
+ * What fails here concerns the source as often as the target, so its message
+ * must not get the target's name put in front: it takes a way of its own.
+ */
 static bool populate(const char *path, void *opaque, GError **error)
 {
-    return convert_into(opaque, path, /* is_new= */ true, error);
+    ConvertArgs *args = opaque;
+
+    if (convert_into(args, path, /* is_new= */ true, &args->copy_error)) {
+        return true;
+    }
+    g_set_error(error, IMGFUSE_ERROR, IMGFUSE_ERROR_FAILED, "not filled");
+    return false;
 }
 
 /*
@@ -285,11 +307,27 @@ static bool hold_old_target(const ConvertArgs *args, BlockBackend **ret_blk,
 /* The link's target, when the name is one: links stay what they are. */
 static char *real_name(const char *name)
 {
-    char *real = realpath(name, /* resolved= */ NULL);
+    struct stat st;
+    bool is_link = lstat(name, &st) == 0 && S_ISLNK(st.st_mode);
+    char *real = is_link ? realpath(name, /* resolved= */ NULL) : NULL;
     char *copy = g_strdup(real ? real : name);
 
     free(real);
     return copy;
+}
+
+/* Its locks would say no more than that somebody uses the image. */
+static bool is_no_source(const ConvertArgs *args, GError **error)
+{
+    for (unsigned i = 0; i < args->sources.count; i++) {
+        if (common_is_same_file(args->sources.names[i], args->target_name)) {
+            g_set_error(error, IMGFUSE_ERROR, IMGFUSE_ERROR_OPTION,
+                        "%s: is source and target at the same time",
+                        args->target_name);
+            return false;
+        }
+    }
+    return true;
 }
 
 static bool create_target(ConvertArgs *args, BlockOptions *options,
@@ -308,10 +346,16 @@ static bool create_target(ConvertArgs *args, BlockOptions *options,
         .populate = populate,
         .opaque = args,
     };
+    bool ok;
 
     remember_key(args, options);
-    return hold_old_target(args, &old, error) &&
-           image_create(&request, /* ret_length= */ NULL, error);
+    ok = hold_old_target(args, &old, error) &&
+         image_create(&request, /* ret_length= */ NULL, error);
+    if (args->copy_error) {
+        g_clear_error(error);
+        g_propagate_error(error, g_steal_pointer(&args->copy_error));
+    }
+    return ok;
 }
 
 /* -- the command --------------------------------------------------------- */
@@ -347,6 +391,9 @@ static int convert_body(void *opaque, GError **error)
         g_set_error(error, IMGFUSE_ERROR, IMGFUSE_ERROR_OPTION,
                     "several sources have no backing file in common: -B is "
                     "for one source");
+        return CMD_EXIT_ERROR;
+    }
+    if (!is_no_source(args, error)) {
         return CMD_EXIT_ERROR;
     }
     source = source_open(&args->sources, "convert", error);
@@ -411,6 +458,7 @@ static bool parse_target_letter(ConvertArgs *args, int option)
         args->target_format = optarg;
         return true;
     case 'o':
+        args->list_options |= common_wants_list(optarg);
         g_ptr_array_add(args->option_strings, optarg);
         return true;
     case 'B':
@@ -526,6 +574,9 @@ static bool parse_args(int argc, char **argv, ConvertArgs *args)
             return false;
         }
     }
+    if (args->list_options) {
+        return true;
+    }
     if (!check_args(args, argc - optind)) {
         return false;
     }
@@ -548,10 +599,12 @@ static int convert_run(int argc, char **argv)
 
     common_args_init(&args.common);
     args.sources.common = &args.common;
-    if (parse_args(argc, argv, &args)) {
-        code = image_command_with_loop(convert_body, &args);
-    } else {
+    if (!parse_args(argc, argv, &args)) {
         code = common_usage(&image_command_convert);
+    } else if (args.list_options) {
+        code = common_list_creation_options(args.target_format);
+    } else {
+        code = image_command_with_loop(convert_body, &args);
     }
     g_free(args.key_secret);
     g_free(args.backing_name);
@@ -570,5 +623,28 @@ const ImageCommand image_command_convert = {
              "[-n [--target-is-zero] [--target-image-opts]] "
              "[--bitmaps [--skip-broken-bitmaps]] [-T CACHE] "
              "[-t CACHE] [-p] [-q] [-U] [--image-opts] SOURCE... TARGET",
+    .options =
+        "  -O, --target-format=FORMAT format of the new image (default: raw)\n"
+        "  -o, --options=OPTIONS      creation options; '-o help' lists them\n"
+        "  -B, --backing=FILE         backing file of the new image: only the\n"
+        "                             source's top layer is copied\n"
+        "  -F, --backing-format=FMT   format of that one\n"
+        "  -l SNAPSHOT                an ID or tag, snapshot.id=ID or\n"
+        "                             snapshot.name=TAG: what it shows\n"
+        "  -c, --compress             compress clusters\n"
+        "  -C                         have the kernel copy where it can\n"
+        "  -S SIZE                    runs of zeros this long are left out\n"
+        "                             (default: 4k; 0: none)\n"
+        "  -m NUMBER                  pieces copied at a time (default: 4)\n"
+        "  -W                         accepted: writes are in no order\n"
+        "  -r BYTES                   bytes a second at the most\n"
+        "      --salvage              zeros for what cannot be read\n"
+        "  -n                         write into an image that exists\n"
+        "      --target-is-zero       with -n: it reads zeros\n"
+        "      --target-image-opts    with -n: TARGET is an option string\n"
+        "      --bitmaps              copy dirty bitmaps, too\n"
+        "      --skip-broken-bitmaps  but for those that are not usable\n"
+        "  -T CACHE, -t CACHE         how source and target are opened, as\n"
+        "                             --cache of mounts\n",
     .run = convert_run,
 };

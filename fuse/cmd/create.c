@@ -25,25 +25,6 @@ typedef struct CreateArgs {
     bool list_options;
 } CreateArgs;
 
-static int list_options(const char *format)
-{
-    const BlockDriver *driver = bdrv_find_format(format);
-
-    if (!driver || !driver->create) {
-        fprintf(stderr, "imgfuse: images of format '%s' cannot be created\n",
-                format);
-        return CMD_EXIT_ERROR;
-    }
-    for (const BlockOptionDesc *desc = driver->create->options;
-         desc && desc->name; desc++) {
-        printf("  %-18s %s%s%s%s\n", desc->name, desc->help,
-               desc->default_value ? " (default: " : "",
-               desc->default_value ? desc->default_value : "",
-               desc->default_value ? ")" : "");
-    }
-    return CMD_EXIT_OK;
-}
-
 /* The three options that have a letter or an argument of their own, too. */
 static bool take_common(BlockOptions *options, ImageCreateRequest *request,
                         char **ret_backing_name, char **ret_backing_format,
@@ -111,11 +92,8 @@ static bool parse_letter(CreateArgs *args, int option)
         args->request.backing_unchecked = true;
         return true;
     case 'o':
-        if (strcmp(optarg, "help") == 0 || strcmp(optarg, "?") == 0) {
-            args->list_options = true;
-        } else {
-            g_ptr_array_add(args->option_strings, optarg);
-        }
+        args->list_options |= common_wants_list(optarg);
+        g_ptr_array_add(args->option_strings, optarg);
         return true;
     case OPTION_FORCE:
         args->request.replace = true;
@@ -151,12 +129,9 @@ static bool parse_args(int argc, char **argv, CreateArgs *args)
         return false;
     }
     args->request.filename = argv[optind];
-    if (argc - optind == 2 &&
-        !parse_size(argv[optind + 1], &args->request.length)) {
-        fprintf(stderr, "imgfuse: '%s' is not a size\n", argv[optind + 1]);
-        return false;
-    }
-    return true;
+    return argc - optind == 1 ||
+           common_parse_size(argv[optind + 1], "SIZE",
+                             &args->request.length);
 }
 
 static int create_run(int argc, char **argv)
@@ -172,7 +147,7 @@ static int create_run(int argc, char **argv)
     if (!parse_args(argc, argv, &args)) {
         code = common_usage(&image_command_create);
     } else if (args.list_options) {
-        code = list_options(args.request.format);
+        code = common_list_creation_options(args.request.format);
     } else {
         code = image_command_with_loop(create_body, &args);
     }
@@ -185,5 +160,14 @@ const ImageCommand image_command_create = {
     .summary = "make a new image",
     .usage = "[-f FORMAT] [-o OPTIONS] [-b BACKING -F FORMAT [-u]] "
              "[--force] [-q] IMAGE [SIZE]",
+    .options =
+        "  -f, --format=FORMAT        format of the image (default: raw)\n"
+        "  -o, --options=OPTIONS      of the format; '-o help' lists them\n"
+        "  -b, --backing=FILE         image to read where this one has nothing\n"
+        "  -F, --backing-format=FMT   format of that one\n"
+        "  -u                         do not open the backing file\n"
+        "      --force                overwrite a file that exists\n"
+        "SIZE is in bytes, or with k, M, G, T, P or E behind it; with -b it\n"
+        "defaults to that of the backing file.\n",
     .run = create_run,
 };

@@ -233,5 +233,7 @@ const ImageCommand image_command_info = {
     .summary = "show what is known about an image",
     .usage = "[-f FORMAT] [--backing-chain] [--output=human|json] "
              "[--allow-path=DIR] [-U] [--image-opts] IMAGE",
+    .options =
+        "      --backing-chain        each layer of the chain of backing files\n",
     .run = info_run,
 };

@@ -86,13 +86,16 @@ static int map_body(void *opaque, GError **error)
     return CMD_EXIT_OK;
 }
 
-static bool parse_position(const char *text, int64_t *ret_bytes)
+static bool parse_letter(MapArgs *args, int option)
 {
-    if (!parse_size(text, ret_bytes)) {
-        fprintf(stderr, "imgfuse: '%s' is not a size\n", text);
-        return false;
+    switch (option) {
+    case 's':
+        return common_parse_size(optarg, "-s", &args->start);
+    case 'l':
+        return common_parse_size(optarg, "-l", &args->length);
+    default:
+        return common_args_take(&args->common, option);
     }
-    return true;
 }
 
 static bool parse_args(int argc, char **argv, MapArgs *args)
@@ -108,11 +111,7 @@ static bool parse_args(int argc, char **argv, MapArgs *args)
     optind = 1;
     while ((option = getopt_long(argc, argv, COMMON_LETTERS "s:l:",
                                  long_options, NULL)) >= 0) {
-        bool ok = option == 's'   ? parse_position(optarg, &args->start)
-                  : option == 'l' ? parse_position(optarg, &args->length)
-                                  : common_args_take(&args->common, option);
-
-        if (!ok) {
+        if (!parse_letter(args, option)) {
             return false;
         }
     }
@@ -140,5 +139,8 @@ const ImageCommand image_command_map = {
     .summary = "show which layer has what, and where",
     .usage = "[-f FORMAT] [-s OFFSET] [-l LENGTH] [--output=human|json] "
              "[-U] [--image-opts] IMAGE",
+    .options =
+        "  -s, --start-offset=OFFSET  where to begin (default: 0)\n"
+        "  -l, --max-length=LENGTH    how much to look at (default: all)\n",
     .run = map_run,
 };

@@ -20,6 +20,7 @@ typedef struct MeasureArgs {
     const char *snapshot; /* -l */
     const char *target_format;
     int64_t length;
+    bool list_options; /* -o help: no more than that */
     GPtrArray *option_strings; /* of every -o */
 } MeasureArgs;
 
@@ -86,17 +87,14 @@ static bool parse_letter(MeasureArgs *args, int option)
         args->target_format = optarg;
         return true;
     case 'o':
+        args->list_options |= common_wants_list(optarg);
         g_ptr_array_add(args->option_strings, optarg);
         return true;
     case 'l':
         args->snapshot = optarg;
         return true;
     case OPTION_SIZE:
-        if (!parse_size(optarg, &args->length)) {
-            fprintf(stderr, "imgfuse: '%s' is not a size\n", optarg);
-            return false;
-        }
-        return true;
+        return common_parse_size(optarg, "--size", &args->length);
     default:
         return common_args_take(&args->common, option);
     }
@@ -137,10 +135,12 @@ static int measure_run(int argc, char **argv)
     int code;
 
     common_args_init(&args.common);
-    if (parse_args(argc, argv, &args)) {
-        code = image_command_with_loop(measure_body, &args);
-    } else {
+    if (!parse_args(argc, argv, &args)) {
         code = common_usage(&image_command_measure);
+    } else if (args.list_options) {
+        code = common_list_creation_options(args.target_format);
+    } else {
+        code = image_command_with_loop(measure_body, &args);
     }
     common_args_clear(&args.common);
     return code;
@@ -150,6 +150,11 @@ const ImageCommand image_command_measure = {
     .name = "measure",
     .summary = "tell how large the file of a new image will be",
     .usage = "[-O FORMAT] [-o OPTIONS] [--output=human|json] [-U] "
-             "[--image-opts] {--size SIZE | [-f FORMAT] IMAGE}",
+             "[-l SNAPSHOT] [--image-opts] {--size SIZE | [-f FORMAT] IMAGE}",
+    .options =
+        "  -O, --target-format=FORMAT format of the new image (default: raw)\n"
+        "  -o, --options=OPTIONS      creation options; '-o help' lists them\n"
+        "      --size=SIZE            an empty image of SIZE bytes\n"
+        "  -l SNAPSHOT                what this snapshot of IMAGE shows\n",
     .run = measure_run,
 };

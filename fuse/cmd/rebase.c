@@ -38,16 +38,6 @@ static void show_progress(void *opaque, int64_t done, int64_t total)
     common_progress(&args->common, done, total);
 }
 
-/* Are the two names names of one file? */
-static bool is_same_file(const char *one, const char *other)
-{
-    struct stat first, second;
-
-    return one && other && stat(one, &first) == 0 &&
-           stat(other, &second) == 0 && first.st_dev == second.st_dev &&
-           first.st_ino == second.st_ino;
-}
-
 /* Where the name in the header leads to: it starts from the overlay's folder. */
 static char *backing_path(const RebaseArgs *args)
 {
@@ -63,12 +53,12 @@ static bool check_no_circle(const RebaseArgs *args, const char *path,
                             BlockBackend *backing, GError **error)
 {
     BlockDriverState *bs = backing ? bdrv_skip_filters(blk_bs(backing)) : NULL;
-    bool is_circle = is_same_file(args->filename, path);
+    bool is_circle = common_is_same_file(args->filename, path);
 
     while (bs && !is_circle) {
         BdrvChild *below = bdrv_cow_child(bs);
 
-        is_circle = is_same_file(args->filename, bs->exact_filename);
+        is_circle = common_is_same_file(args->filename, bs->exact_filename);
         bs = below ? bdrv_skip_filters(below->bs) : NULL;
     }
     if (is_circle) {
@@ -262,5 +252,11 @@ const ImageCommand image_command_rebase = {
     .usage = "[-f FORMAT] {-b BACKING -F FORMAT | -b ''} [-u] "
              "[-t CACHE] [-T CACHE] [-p] [-q] [--allow-path=DIR] "
              "[--image-opts] IMAGE",
+    .options =
+        "  -b, --backing=FILE         the new backing file ('': none)\n"
+        "  -F, --backing-format=FMT   its format\n"
+        "  -u                         change the name only, and open nothing\n"
+        "  -t CACHE, -T CACHE         how the image and the new backing file are\n"
+        "                             opened, as --cache of mounts\n",
     .run = rebase_run,
 };

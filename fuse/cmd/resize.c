@@ -114,11 +114,7 @@ static bool parse_length(const char *text, ResizeArgs *args)
     if (*text == '+' || *text == '-') {
         args->sign = *text++;
     }
-    if (!parse_size(text, &args->bytes)) {
-        fprintf(stderr, "imgfuse: '%s' is not a size\n", text);
-        return false;
-    }
-    return true;
+    return common_parse_size(text, "SIZE", &args->bytes);
 }
 
 static bool parse_letter(ResizeArgs *args, int option)
@@ -180,5 +176,11 @@ const ImageCommand image_command_resize = {
     .summary = "change the length of an image",
     .usage = "[-f FORMAT] [--shrink] [--preallocation=MODE] [-q] "
              "[--image-opts] IMAGE [+|-]SIZE",
+    .options =
+        "      --shrink               lose what is behind the new end\n"
+        "      --preallocation=MODE   what is allocated in advance when growing:\n"
+        "                             off, metadata, falloc or full\n"
+        "SIZE is in bytes, or with k, M, G, T, P or E behind it; '+' and '-' change\n"
+        "the length by it.\n",
     .run = resize_run,
 };

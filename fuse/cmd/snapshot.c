@@ -144,5 +144,11 @@ const ImageCommand image_command_snapshot = {
     .summary = "list, create, apply and delete internal snapshots",
     .usage = "[-l | -c NAME | -a NAME | -d NAME] [-f FORMAT] [-q] [-U] "
              "[--image-opts] IMAGE",
+    .options =
+        "  -l                         list the snapshots (default)\n"
+        "  -c NAME                    create one\n"
+        "  -a NAME                    go back to it; what is there now is lost\n"
+        "  -d NAME                    delete it\n"
+        "NAME is a snapshot's tag or ID.\n",
     .run = snapshot_run,
 };

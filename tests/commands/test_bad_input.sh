@@ -157,8 +157,132 @@ wrong_usage info --colour a.raw
 wrong_usage info --output=xml a.raw
 wrong_usage convert -T fast a.raw new
 
-step "no room in the middle: snapshot"
+step "reading that fails: which image, and where"
+qemu-img convert -f raw -O qcow2 a.raw good.qcow2
+broken="json:{\"driver\":\"qcow2\",\"file\":{\"driver\":\"blkdebug\",
+\"file\":{\"driver\":\"file\",\"filename\":\"$work/good.qcow2\"},
+\"inject-error\":[{\"event\":\"read_aio\",\"iotype\":\"read\",\"errno\":\"5\"}]}}"
+broken=$(printf '%s' "$broken" | tr -d '\n')
+refused 1 'good.qcow2.*: cannot read [0-9]* bytes at offset [0-9]*: Input/output' \
+    convert -O raw "$broken" new
+refused 4 'good.qcow2.*: cannot read [0-9]* bytes at offset [0-9]*: Input/output' \
+    compare "$broken" a.raw
+qemu-img create -q -f qcow2 -b good.qcow2 -F qcow2 over.qcow2
+keep over.qcow2 good.qcow2
+refused 1 'over.*as before: .*good.qcow2.*: cannot read [0-9]* bytes at offset' \
+    rebase --image-opts -b '' "driver=qcow2,file.filename=over.qcow2,\
+backing.driver=qcow2,backing.file.driver=blkdebug,\
+backing.file.file.filename=good.qcow2,\
+backing.file.inject-error.0.event=read_aio,\
+backing.file.inject-error.0.iotype=read"
+unchanged
+[ ! -e new ] || fail "a target that failed is there"
+
+step "a wrong passphrase, no passphrase, and a data file that is gone"
+printf right > right
+printf wrong > wrong
+patiently qemu-img create -q -f qcow2 --object secret,id=s,file=right \
+    -o encrypt.format=luks,encrypt.key-secret=s,encrypt.iter-time=10 \
+    secret.qcow2 1M || fail "$(cat err.log)"
+keep secret.qcow2
+for command in map "convert -O raw" "snapshot -c s" "resize -q" commit; do
+    case $command in
+    resize*) set -- secret.qcow2 2M ;;
+    convert*) set -- secret.qcow2 new ;;
+    *) set -- secret.qcow2 ;;
+    esac
+    refused 1 'secret.qcow2: wrong passphrase' $command --key=file:wrong "$@"
+    refused 1 'secret.qcow2: .*--key' $command "$@"
+done
+unchanged
+qemu-img create -q -f qcow2 -o data_file=data.raw data.qcow2 1M
+rm data.raw
+keep data.qcow2
+for command in map check "convert -O raw" "snapshot -c s" commit; do
+    case $command in
+    convert*) set -- data.qcow2 new ;;
+    *) set -- data.qcow2 ;;
+    esac
+    refused 1 'data.raw' $command "$@"
+done
+refused 1 'data.raw' resize data.qcow2 2M
+unchanged
+[ ! -e new ] || fail "a target that failed is there"
+
+step "amend to what cannot be together"
+qemu-img create -q -f qcow2 -o extended_l2=on sub.qcow2 1M
+qemu-img create -q -f qcow2 three.qcow2 1M
+keep sub.qcow2 three.qcow2
+refused 1 'subclusters\|extended' amend -o compat=0.10 sub.qcow2
+refused 1 'refcount_bits' amend -o compat=0.10,refcount_bits=64 three.qcow2
+refused 1 'lazy_refcounts' amend -o compat=0.10,lazy_refcounts=on three.qcow2
+refused 1 'refcount_bits' amend -o refcount_bits=3 three.qcow2
+refused 1 'data_file' amend -o data_file=other.raw three.qcow2
+refused 1 '--shrink' amend -o size=512k three.qcow2
+unchanged
+
+step "rebase onto another size: the content stays"
+qemu-img create -q -f qcow2 short.qcow2 1M
+qemu-img create -q -f qcow2 long.qcow2 100M
+qemu-io -c "write -q -P 6 80M 1M" long.qcow2
+for other in short long; do
+    cp top.qcow2 moved.qcow2
+    works rebase -b $other.qcow2 -F qcow2 moved.qcow2
+    same_content top.qcow2 moved.qcow2
+    check_image moved.qcow2
+done
+
+step "compression where there is none"
+refused 1 'new: cannot be compressed: .*format' convert -c -O raw a.raw new
+refused 1 'new: cannot be compressed: .*encrypted' convert -c -O qcow2 \
+    --key=file:right -o encrypt.format=luks,encrypt.iter-time=10 a.raw new
+refused 1 'new: cannot be compressed: .*data file' convert -c -O qcow2 \
+    -o data_file=new.data a.raw new
+[ ! -e new ] && [ ! -e new.data ] || fail "a target that failed is there"
+
+step "convert onto itself, and onto what is too short"
+keep base.qcow2 a.raw
+refused 1 'source and target' convert base.qcow2 base.qcow2
+refused 1 'source and target' convert -n -O raw a.raw ./a.raw
+truncate -s 1M little.raw
+keep base.qcow2 a.raw little.raw
+refused 1 'little.raw: has 1048576 bytes' convert -n -O raw a.raw little.raw
+! grep -q incomplete err.log || fail "nothing was written, yet $(cat err.log)"
+unchanged
+
+step "no room in the middle: convert, commit, create"
 make_small_disk 2M
+printf 'what was here before' > full/old.raw
+dd if=/dev/urandom of=random.raw bs=1M count=4 status=none
+for format in raw qcow2; do
+    refused 1 "full/new: cannot write [0-9]* bytes at offset .*No space" \
+        convert -O $format random.raw full/new
+    refused 1 "full/old.raw: cannot write .*No space" \
+        convert -O $format random.raw full/old.raw
+    refused 1 "full/new: .*No space" \
+        create -q -f $format -o preallocation=full full/new 4M
+    [ "$(ls -A full)" = old.raw ] || fail "left behind: $(ls -A full)"
+    [ "$(cat full/old.raw)" = 'what was here before' ] || fail "it is gone"
+done
+qemu-img create -q -f qcow2 full/there.qcow2 4M
+refused 1 'full/there.qcow2: is incomplete now: .*No space' \
+    convert -n -O qcow2 random.raw full/there.qcow2
+rm full/there.qcow2
+rm full/old.raw
+qemu-img create -q -f qcow2 full/low.qcow2 4M
+qemu-img create -q -f qcow2 -b full/low.qcow2 -F qcow2 high.qcow2
+qemu-io -c "write -q -P 7 0 4M" high.qcow2
+keep high.qcow2
+refused 1 'not committed, it is as before: .*low.qcow2: cannot write .*No space' \
+    commit high.qcow2
+unchanged
+qemu-io -c "read -q -P 7 0 4M" high.qcow2 > out.log
+[ ! -s out.log ] || fail "$(cat out.log)"
+timeout 60 qemu-img check -q full/low.qcow2 > check.log 2>&1
+case $? in 0 | 3) ;; *) fail "the backing file is damaged" ;; esac
+rm full/low.qcow2
+
+step "no room in the middle: snapshot"
 qemu-img create -q -f qcow2 -o cluster_size=64k full/s.qcow2 1G
 qemu-io -c "write -q -P 1 0 1M" full/s.qcow2
 head -c 700000 /dev/zero > full/filler 2> /dev/null
