@@ -60,6 +60,11 @@ static void default_nothing(BlockDriverState *bs)
 {
 }
 
+static bool default_drain_poll(BlockDriverState *bs)
+{
+    return false;
+}
+
 static int default_inactivate(BlockDriverState *bs)
 {
     return 0;
@@ -332,6 +337,7 @@ static void complete_lifecycle(BlockDriver *driver)
     COMPLETE(driver, close, default_nothing);
     COMPLETE(driver, refresh_limits, default_nothing);
     COMPLETE(driver, drain_begin, default_nothing);
+    COMPLETE(driver, drain_poll, default_drain_poll);
     COMPLETE(driver, drain_end, default_nothing);
     COMPLETE(driver, inactivate, default_inactivate);
     COMPLETE(driver, invalidate_cache, default_invalidate_cache);

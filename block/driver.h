@@ -195,8 +195,13 @@ struct BlockDriver {
      * child's when they have no other children and options.
      */
     void (*refresh_filename)(BlockDriverState *bs);
-    /* Own sources of requests (timers): stop, go on. */
+    /*
+     * Own sources of requests (timers, read-ahead): stop, go on. drain_poll:
+     * is one still at work? Asked until it says no; a source that ends calls
+     * bdrv_drain_kick().
+     */
     void (*drain_begin)(BlockDriverState *bs);
+    bool (*drain_poll)(BlockDriverState *bs);
     void (*drain_end)(BlockDriverState *bs);
     /* May the node change from read-only to read-write and so on? */
     const BlockReopenOps *reopen;

@@ -100,7 +100,12 @@ static void unquiesce(BlockDriverState *bs)
     start_source(bs);
 }
 
-static bool is_busy(const BlockDriverState *bs)
+static bool is_source_busy(BlockDriverState *bs)
+{
+    return bs->drv != NULL && bs->drv->drain_poll(bs);
+}
+
+static bool is_busy(BlockDriverState *bs)
 {
     for (guint i = 0; i < bs->parents->len; i++) {
         BdrvChild *edge = bs->parents->pdata[i];
@@ -110,7 +115,7 @@ static bool is_busy(const BlockDriverState *bs)
             return true;
         }
     }
-    return false;
+    return is_source_busy(bs); /* last: requests may start a source */
 }
 
 void bdrv_child_of_bs_drained_begin(BdrvChild *child)
@@ -172,16 +177,29 @@ static void stop_waiting(AioContext *ctx, AioContext *outer)
     }
 }
 
+static bool is_any_source_busy(const GPtrArray *nodes)
+{
+    for (guint i = 0; nodes != NULL && i < nodes->len; i++) {
+        if (is_source_busy(nodes->pdata[i])) {
+            return true;
+        }
+    }
+    return false;
+}
+
 /*
+ * @below: nodes whose sources have been stopped, too; may be NULL.
+ *
  * Announce, then look: a request that ends either is seen gone by is_busy(),
  * or sees that somebody waits. Callbacks that the loop runs may drain, too.
  */
-static void wait_until_quiet(AioContext *ctx, const BlockDriverState *bs)
+static void wait_until_quiet(AioContext *ctx, BlockDriverState *bs,
+                             const GPtrArray *below)
 {
     AioContext *outer = __atomic_exchange_n(&waiting_context, ctx,
                                             __ATOMIC_SEQ_CST);
 
-    while (is_busy(bs)) {
+    while (is_busy(bs) || is_any_source_busy(below)) {
         aio_poll(ctx, /* may_sleep= */ true);
     }
     stop_waiting(ctx, outer);
@@ -216,7 +234,7 @@ void bdrv_drained_begin(BlockDriverState *bs)
 
     quiesce(bs);
     stop_below(bs, section->stopped);
-    wait_until_quiet(ctx, bs);
+    wait_until_quiet(ctx, bs, section->stopped);
 }
 
 /* The latest section of @bs, out of the list. */
@@ -271,7 +289,7 @@ static void begin_many(BlockDriverState *root, GPtrArray *nodes)
         quiesce(nodes->pdata[i]);
     }
     for (guint i = 0; i < nodes->len; i++) {
-        wait_until_quiet(ctx, nodes->pdata[i]);
+        wait_until_quiet(ctx, nodes->pdata[i], /* below= */ NULL);
     }
 }
 

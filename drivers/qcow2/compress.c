@@ -11,73 +11,22 @@
  * The extent ends with the sector that holds its last byte, so what follows
  * the compressed stream there belongs to somebody else and is ignored.
  *
- * Decoded clusters are kept in a few shards, least recently used first out.
- * An entry is found by its descriptor and the generation in which it was
- * decoded; raising the generation forgets all at once.
- *
  * Whoever wants some bytes in the middle of a cluster, and did not lately want
  * others of it, will hardly come back: only as much is decoded as it takes,
  * and nothing is kept.
  *
  * compress_batch.c decodes several whole clusters at once.
  *
- * Always true outside a function of this file:
- *  C1  an entry with users > 0 is neither evicted nor refilled;
- *  C2  an entry in state READY holds the whole decoded cluster and its data
- *      does not change until it is evicted;
- *  C3  one cluster is decoded by one coroutine at a time: others that want it
- *      wait for the LOADING entry.
- *
- * Locking: shard->lock protects the shard's entries but for the data of
- * pinned ones, and touched. It is not held across I/O and decoding.
+ * Locking: none; compress_cache.c keeps the decoded clusters.
  */
-#include "drivers/qcow2/compress.h"
+#include "drivers/qcow2/compress_internal.h"
 
 #include "block/io/debug_event.h"
 #include "block/io/io.h"
 #include "block/rt/buffer_pool.h"
-#include "block/rt/comutex.h"
 #include "drivers/qcow2/format.h"
-#include "drivers/qcow2/inflate.h"
 
 #include <errno.h>
-
-#define SHARDS 4
-#define SHARD_ENTRIES_MIN 1
-#define SHARD_ENTRIES_MAX 32
-/* Clusters of which a shard knows that some bytes were wanted. */
-#define SHARD_TOUCHED 64
-
-typedef enum EntryState {
-    ENTRY_EMPTY,
-    ENTRY_LOADING, /* pinned by the coroutine that decodes it */
-    ENTRY_READY,
-} EntryState;
-
-typedef struct Entry {
-    uint64_t descriptor;
-    uint64_t generation;
-    uint64_t last_use; /* of shard->clock */
-    EntryState state;
-    unsigned users;
-    uint8_t *data; /* one cluster, allocated at the first use */
-} Entry;
-
-typedef struct Shard {
-    CoMutex lock;
-    CoQueue loaded; /* woken when a LOADING entry changes its state */
-    uint64_t clock;
-    unsigned entries;
-    Entry entry[SHARD_ENTRIES_MAX];
-    uint64_t touched[SHARD_TOUCHED]; /* descriptors, by hash; 0: none */
-} Shard;
-
-struct Qcow2Inflater {
-    unsigned cluster_bits;
-    uint64_t generation; /* atomic */
-    Qcow2Decoders *decoders;
-    Shard shard[SHARDS];
-};
 
 Qcow2CompressedExtent qcow2_compressed_extent(uint64_t l2_entry,
                                               unsigned cluster_bits)
@@ -105,37 +54,22 @@ Qcow2Inflater *qcow2_inflater_new(unsigned compression_type,
                                   unsigned cluster_bits)
 {
     Qcow2Inflater *inflater = g_new0(Qcow2Inflater, 1);
-    int64_t fit = (QCOW2_INFLATER_CACHE_BYTES / SHARDS) >> cluster_bits;
 
     inflater->decoders = qcow2_decoders_new(compression_type);
     inflater->cluster_bits = cluster_bits;
-    for (int i = 0; i < SHARDS; i++) {
-        Shard *shard = &inflater->shard[i];
-
-        co_mutex_init(&shard->lock);
-        co_queue_init(&shard->loaded);
-        shard->entries = CLAMP(fit, SHARD_ENTRIES_MIN, SHARD_ENTRIES_MAX);
-    }
+    inflater->processors = g_get_num_processors();
+    inflater->cache = qcow2_cache_new(QCOW2_INFLATER_CACHE_BYTES,
+                                      INT64_C(1) << cluster_bits);
     return inflater;
 }
 
 void qcow2_inflater_free(Qcow2Inflater *inflater)
 {
-    if (!inflater) {
-        return;
+    if (inflater) {
+        qcow2_cache_free(inflater->cache);
+        qcow2_decoders_free(inflater->decoders);
+        g_free(inflater);
     }
-    for (int i = 0; i < SHARDS; i++) {
-        Shard *shard = &inflater->shard[i];
-
-        for (unsigned j = 0; j < shard->entries; j++) {
-            g_assert(shard->entry[j].users == 0);
-            g_free(shard->entry[j].data);
-        }
-        co_queue_destroy(&shard->loaded);
-        co_mutex_destroy(&shard->lock);
-    }
-    qcow2_decoders_free(inflater->decoders);
-    g_free(inflater);
 }
 
 int64_t qcow2_inflater_cluster_bytes(const Qcow2Inflater *inflater)
@@ -145,7 +79,7 @@ int64_t qcow2_inflater_cluster_bytes(const Qcow2Inflater *inflater)
 
 void qcow2_inflater_invalidate(Qcow2Inflater *inflater)
 {
-    __atomic_fetch_add(&inflater->generation, 1, __ATOMIC_SEQ_CST);
+    qcow2_cache_invalidate(inflater->cache);
 }
 
 /* -- decoding ------------------------------------------------------------ */
@@ -195,131 +129,7 @@ static int coroutine_fn load_cluster(Qcow2Inflater *inflater, BdrvChild *file,
     return ret;
 }
 
-/* -- the cache of decoded clusters --------------------------------------- */
-
-static uint64_t hash_of(uint64_t descriptor)
-{
-    return descriptor * UINT64_C(0x9e3779b97f4a7c15);
-}
-
-static Shard *shard_of(Qcow2Inflater *inflater, uint64_t descriptor)
-{
-    return &inflater->shard[(hash_of(descriptor) >> 60) % SHARDS];
-}
-
-/* Called with the lock held. */
-static Entry *shard_find(Shard *shard, uint64_t descriptor,
-                         uint64_t generation)
-{
-    for (unsigned i = 0; i < shard->entries; i++) {
-        Entry *entry = &shard->entry[i];
-
-        if (entry->state != ENTRY_EMPTY && entry->descriptor == descriptor &&
-            entry->generation == generation) {
-            return entry;
-        }
-    }
-    return NULL;
-}
-
-/*
- * The entry to give up: an empty one or the one unused for longest. NULL when
- * all are pinned (C1) or there is no memory. Called with the lock held.
- */
-static Entry *shard_victim(Shard *shard, size_t cluster_bytes)
-{
-    Entry *victim = NULL;
-
-    for (unsigned i = 0; i < shard->entries; i++) {
-        Entry *entry = &shard->entry[i];
-
-        if (entry->users > 0) {
-            continue;
-        }
-        if (!victim || entry->state == ENTRY_EMPTY ||
-            (victim->state != ENTRY_EMPTY &&
-             entry->last_use < victim->last_use)) {
-            victim = entry;
-        }
-    }
-    if (victim && !victim->data) {
-        victim->data = g_try_malloc(cluster_bytes);
-    }
-    return victim && victim->data ? victim : NULL;
-}
-
-/* Was it asked for lately? It is from now on. Called with the lock held. */
-static bool touch(Shard *shard, uint64_t descriptor)
-{
-    uint64_t *slot =
-        &shard->touched[(hash_of(descriptor) >> 32) % SHARD_TOUCHED];
-    bool is_known = *slot == descriptor;
-
-    *slot = descriptor;
-    return is_known;
-}
-
-/*
- * Finds the entry of @l2_entry and pins it, decoding when it is missing.
- * 0 with NULL in *@ret_entry: do without the cache, as there is no room or
- * (@is_passing) nobody else asked for the cluster lately.
- */
-static int coroutine_fn cache_get(Qcow2Inflater *inflater, Shard *shard,
-                                  BdrvChild *file, int64_t file_bytes,
-                                  uint64_t l2_entry, bool is_passing,
-                                  Entry **ret_entry)
-{
-    uint64_t generation = __atomic_load_n(&inflater->generation,
-                                          __ATOMIC_SEQ_CST);
-    Entry *entry;
-    int ret;
-
-    *ret_entry = NULL;
-    co_mutex_lock(&shard->lock);
-    while ((entry = shard_find(shard, l2_entry, generation)) &&
-           entry->state == ENTRY_LOADING) {
-        co_queue_wait(&shard->loaded, &shard->lock);
-    }
-    if (entry) {
-        entry->users++;
-        entry->last_use = ++shard->clock;
-        co_mutex_unlock(&shard->lock);
-        *ret_entry = entry;
-        return 0;
-    }
-    if (touch(shard, l2_entry) || !is_passing) {
-        entry = shard_victim(shard, (size_t)1 << inflater->cluster_bits);
-    }
-    if (entry) {
-        entry->descriptor = l2_entry;
-        entry->generation = generation;
-        entry->last_use = ++shard->clock;
-        entry->state = ENTRY_LOADING;
-        entry->users = 1;
-    }
-    co_mutex_unlock(&shard->lock);
-    if (!entry) {
-        return 0;
-    }
-
-    ret = load_cluster(inflater, file, file_bytes, l2_entry, entry->data,
-                       qcow2_inflater_cluster_bytes(inflater));
-
-    co_mutex_lock(&shard->lock);
-    entry->state = ret == 0 ? ENTRY_READY : ENTRY_EMPTY;
-    entry->users -= ret == 0 ? 0 : 1;
-    co_queue_wake_all(&shard->loaded);
-    co_mutex_unlock(&shard->lock);
-    *ret_entry = ret == 0 ? entry : NULL;
-    return ret;
-}
-
-static void coroutine_fn cache_put(Shard *shard, Entry *entry)
-{
-    co_mutex_lock(&shard->lock);
-    entry->users--;
-    co_mutex_unlock(&shard->lock);
-}
+/* -- reading -------------------------------------------------------------- */
 
 /* Without the cache: into the caller's memory or a buffer of our own. */
 static int coroutine_fn read_uncached(Qcow2Inflater *inflater, BdrvChild *file,
@@ -363,30 +173,40 @@ int coroutine_fn qcow2_inflater_co_read(Qcow2Inflater *inflater,
                                         int64_t bytes, IoVec *iov,
                                         size_t iov_offset)
 {
-    Shard *shard = shard_of(inflater, l2_entry);
-    Entry *entry;
-    void *whole;
-    int ret;
+    Qcow2CacheWish wish = QCOW2_CACHE_MAKE;
+    Qcow2CachedCluster *entry;
+    void *whole = NULL;
+    bool is_new;
+    int ret = 0;
 
     g_assert(range_within(in_cluster, bytes,
                           UINT64_C(1) << inflater->cluster_bits));
-    /* Nobody comes back for a cluster that was read whole. */
-    if (bytes == qcow2_inflater_cluster_bytes(inflater) &&
-        (whole = iovec_contiguous(iov, iov_offset, bytes)) != NULL) {
-        return load_cluster(inflater, file, file_bytes, l2_entry, whole,
-                            bytes);
+    if (bytes == qcow2_inflater_cluster_bytes(inflater)) {
+        whole = iovec_contiguous(iov, iov_offset, bytes);
     }
-
-    ret = cache_get(inflater, shard, file, file_bytes, l2_entry,
-                    is_passing(inflater, in_cluster, bytes), &entry);
+    if (whole) {
+        wish = QCOW2_CACHE_FIND; /* nobody comes back for such a cluster */
+    } else if (is_passing(inflater, in_cluster, bytes)) {
+        wish = QCOW2_CACHE_PASSING;
+    }
+    entry = qcow2_cache_get(inflater->cache, l2_entry, wish, &is_new);
+    if (is_new) {
+        ret = load_cluster(inflater, file, file_bytes, l2_entry,
+                           qcow2_cache_data(entry),
+                           qcow2_inflater_cluster_bytes(inflater));
+        qcow2_cache_publish(inflater->cache, entry, ret == 0);
+    }
     if (ret < 0) {
         return ret;
     }
-    if (!entry) {
-        return read_uncached(inflater, file, file_bytes, l2_entry, in_cluster,
-                             bytes, iov, iov_offset);
+    if (entry) {
+        iovec_from_buffer(iov, iov_offset,
+                          qcow2_cache_data(entry) + in_cluster, bytes);
+        qcow2_cache_put(inflater->cache, entry);
+        return 0;
     }
-    iovec_from_buffer(iov, iov_offset, entry->data + in_cluster, bytes);
-    cache_put(shard, entry);
-    return 0;
+    return whole ? load_cluster(inflater, file, file_bytes, l2_entry, whole,
+                                bytes)
+                 : read_uncached(inflater, file, file_bytes, l2_entry,
+                                 in_cluster, bytes, iov, iov_offset);
 }

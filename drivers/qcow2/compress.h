@@ -87,6 +87,18 @@ int coroutine_fn qcow2_inflater_co_read_many(Qcow2Inflater *inflater,
                                              size_t iov_offset);
 
 /*
+ * qcow2_inflater_co_prefetch:
+ * Has a worker decode the clusters, of which nobody has or decodes, into the
+ * cache. Whoever reads one meanwhile waits for it. Errors are left for the
+ * readers to meet. Otherwise like qcow2_inflater_co_read_many().
+ */
+void coroutine_fn qcow2_inflater_co_prefetch(Qcow2Inflater *inflater,
+                                             BdrvChild *file,
+                                             int64_t file_bytes,
+                                             const uint64_t *l2_entry,
+                                             unsigned count);
+
+/*
  * qcow2_inflater_invalidate:
  * Forgets every decoded cluster. To be called when host clusters that held
  * compressed data become allocatable again: after the grace period that ends

@@ -11,10 +11,13 @@
  * that lie apart, or whose place in the caller's memory is in pieces, are read
  * one by one (compress.c).
  *
+ * The same machinery decodes clusters into the cache before they are wanted:
+ * then a worker does all of it, and this thread is free for requests.
+ *
  * Locking: none. next, ret and active are atomic; the job is on the stack of
  * the reading coroutine, which goes on when active has become 0.
  */
-#include "drivers/qcow2/compress.h"
+#include "drivers/qcow2/compress_internal.h"
 
 #include "block/io/debug_event.h"
 #include "block/io/io.h"
@@ -22,7 +25,6 @@
 #include "block/rt/thread_pool.h"
 
 #include <errno.h>
-#include <unistd.h>
 
 /* More help than this costs more on the way than it saves. */
 #define HELPERS_MAX 3
@@ -52,24 +54,25 @@ struct Batch {
     unsigned active; /* atomic: threads that may touch this */
 };
 
-/* Finds out where everything lies. False: the clusters go one by one. */
-static bool batch_init(Batch *batch, int64_t file_bytes,
-                       const uint64_t *l2_entry, unsigned cluster_bits,
-                       const IoVec *iov, size_t iov_offset)
+/* Finds out what to read for it. False: the clusters go one by one. */
+static bool batch_plan(Batch *batch, Qcow2Inflater *inflater,
+                       int64_t file_bytes, const uint64_t *l2_entry,
+                       unsigned count)
 {
     int64_t end = 0;
     int64_t sum = 0;
 
+    batch->inflater = inflater;
+    batch->count = count;
+    batch->next = 0;
+    batch->ret = 0;
     batch->start = INT64_MAX;
-    for (unsigned i = 0; i < batch->count; i++) {
+    for (unsigned i = 0; i < count; i++) {
         Qcow2CompressedExtent *extent = &batch->extent[i];
 
-        *extent = qcow2_compressed_extent(l2_entry[i], cluster_bits);
-        batch->out[i] =
-            iovec_contiguous(iov, iov_offset + ((size_t)i << cluster_bits),
-                             (size_t)1 << cluster_bits);
-        if (!batch->out[i] ||
-            !qcow2_compressed_extent_clip(extent, file_bytes)) {
+        *extent = qcow2_compressed_extent(l2_entry[i],
+                                          inflater->cluster_bits);
+        if (!qcow2_compressed_extent_clip(extent, file_bytes)) {
             return false;
         }
         batch->start = MIN(batch->start, extent->host_offset);
@@ -78,6 +81,21 @@ static bool batch_init(Batch *batch, int64_t file_bytes,
     }
     batch->bytes = end - batch->start;
     return batch->bytes - sum <= WASTE_MAX;
+}
+
+/* Is the caller's memory in one piece for each cluster? */
+static bool batch_aim(Batch *batch, const IoVec *iov, size_t iov_offset)
+{
+    unsigned bits = batch->inflater->cluster_bits;
+
+    for (unsigned i = 0; i < batch->count; i++) {
+        batch->out[i] = iovec_contiguous(iov, iov_offset + ((size_t)i << bits),
+                                         (size_t)1 << bits);
+        if (!batch->out[i]) {
+            return false;
+        }
+    }
+    return true;
 }
 
 static void decode_some(Batch *batch)
@@ -116,27 +134,43 @@ static void helper_run(ThreadPoolTask *task)
     }
 }
 
-static void coroutine_fn decode_all(Batch *batch)
+/* @helpers workers decode, and this thread, if @takes_part. */
+static void coroutine_fn decode_all(Batch *batch, unsigned helpers,
+                                    bool takes_part)
 {
-    static unsigned cpus; /* atomic; found out once */
-    unsigned others = __atomic_load_n(&cpus, __ATOMIC_RELAXED);
-    unsigned helpers;
-
-    if (others == 0) {
-        others = (unsigned)MAX(sysconf(_SC_NPROCESSORS_ONLN), 1);
-        __atomic_store_n(&cpus, others, __ATOMIC_RELAXED);
-    }
-    helpers = MIN(MIN(others - 1, batch->count / 2), HELPERS_MAX);
     batch->co = co_self();
     batch->active = 1 + helpers;
     for (unsigned i = 0; i < helpers; i++) {
         batch->helper[i] = (Helper) { { helper_run, NULL }, batch };
         thread_pool_submit(&batch->helper[i].task);
     }
-    decode_some(batch);
+    if (takes_part) {
+        decode_some(batch);
+    }
     if (!leave(batch)) {
         co_yield();
     }
+}
+
+/* Reads what the plan says and decodes it. */
+static int coroutine_fn batch_run(Batch *batch, BdrvChild *file,
+                                  unsigned helpers, bool takes_part)
+{
+    void *in = buffer_pool_get(batch->bytes);
+    int ret;
+
+    if (!in) {
+        return -ENOMEM;
+    }
+    batch->in = in;
+    bdrv_debug_event(file, BLOCK_DEBUG_READ_COMPRESSED);
+    ret = bdrv_co_pread(file, batch->start, batch->bytes, in, /* flags= */ 0);
+    if (ret == 0) {
+        decode_all(batch, helpers, takes_part);
+        ret = batch->ret;
+    }
+    buffer_pool_put(in, batch->bytes);
+    return ret;
 }
 
 static int coroutine_fn read_one_by_one(Qcow2Inflater *inflater,
@@ -156,6 +190,29 @@ static int coroutine_fn read_one_by_one(Qcow2Inflater *inflater,
     return ret;
 }
 
+/* Clusters that nobody has decoded. */
+static int coroutine_fn read_group(Qcow2Inflater *inflater, BdrvChild *file,
+                                   int64_t file_bytes,
+                                   const uint64_t *l2_entry, unsigned count,
+                                   IoVec *iov, size_t iov_offset)
+{
+    unsigned helpers = MIN(MIN(inflater->processors, count / 2),
+                           HELPERS_MAX);
+    Batch batch;
+
+    if (count < 2 ||
+        !batch_plan(&batch, inflater, file_bytes, l2_entry, count) ||
+        !batch_aim(&batch, iov, iov_offset)) {
+        return read_one_by_one(inflater, file, file_bytes, l2_entry, count,
+                               iov, iov_offset);
+    }
+    return batch_run(&batch, file, helpers, /* takes_part= */ false);
+}
+
+/*
+ * First what is to be decoded, then what read-ahead has decoded or is about
+ * to: so both go on at the same time.
+ */
 int coroutine_fn qcow2_inflater_co_read_many(Qcow2Inflater *inflater,
                                              BdrvChild *file,
                                              int64_t file_bytes,
@@ -163,34 +220,62 @@ int coroutine_fn qcow2_inflater_co_read_many(Qcow2Inflater *inflater,
                                              unsigned count, IoVec *iov,
                                              size_t iov_offset)
 {
-    Batch batch;
-    void *in;
-    int ret;
+    bool is_there[QCOW2_INFLATER_BATCH_MAX];
+    unsigned bits = inflater->cluster_bits;
+    unsigned end;
+    int ret = 0;
 
     g_assert(count <= QCOW2_INFLATER_BATCH_MAX);
-    batch.inflater = inflater;
-    batch.count = count;
-    batch.next = 0;
-    batch.ret = 0;
-    if (count < 2 ||
-        !batch_init(&batch, file_bytes, l2_entry,
-                    (unsigned)__builtin_ctzll(
-                        qcow2_inflater_cluster_bytes(inflater)), iov,
-                    iov_offset)) {
-        return read_one_by_one(inflater, file, file_bytes, l2_entry, count,
-                               iov, iov_offset);
+    for (unsigned i = 0; i < count; i++) {
+        is_there[i] = qcow2_cache_has(inflater->cache, l2_entry[i]);
     }
-    in = buffer_pool_get(batch.bytes);
-    if (!in) {
-        return -ENOMEM;
+    for (unsigned i = 0; ret == 0 && i < count; i = end) {
+        for (end = i; end < count && is_there[end] == is_there[i]; end++) {
+        }
+        if (!is_there[i]) {
+            ret = read_group(inflater, file, file_bytes, l2_entry + i,
+                             end - i, iov, iov_offset + ((size_t)i << bits));
+        }
     }
-    batch.in = in;
-    bdrv_debug_event(file, BLOCK_DEBUG_READ_COMPRESSED);
-    ret = bdrv_co_pread(file, batch.start, batch.bytes, in, /* flags= */ 0);
-    if (ret == 0) {
-        decode_all(&batch);
-        ret = batch.ret;
+    for (unsigned i = 0; ret == 0 && i < count; i++) {
+        if (is_there[i]) {
+            ret = read_one_by_one(inflater, file, file_bytes, l2_entry + i,
+                                  /* count= */ 1, iov,
+                                  iov_offset + ((size_t)i << bits));
+        }
     }
-    buffer_pool_put(in, batch.bytes);
     return ret;
+}
+
+void coroutine_fn qcow2_inflater_co_prefetch(Qcow2Inflater *inflater,
+                                             BdrvChild *file,
+                                             int64_t file_bytes,
+                                             const uint64_t *l2_entry,
+                                             unsigned count)
+{
+    Qcow2CachedCluster *entry[QCOW2_INFLATER_BATCH_MAX];
+    uint64_t claimed[QCOW2_INFLATER_BATCH_MAX];
+    unsigned claims = 0;
+    bool is_new, ok;
+    Batch batch;
+
+    g_assert(count <= QCOW2_INFLATER_BATCH_MAX);
+    for (unsigned i = 0; i < count; i++) {
+        entry[claims] = qcow2_cache_get(inflater->cache, l2_entry[i],
+                                        QCOW2_CACHE_CLAIM, &is_new);
+        if (entry[claims]) {
+            batch.out[claims] = qcow2_cache_data(entry[claims]);
+            claimed[claims++] = l2_entry[i];
+        }
+    }
+    ok = claims > 0 &&
+         batch_plan(&batch, inflater, file_bytes, claimed, claims) &&
+         batch_run(&batch, file, /* helpers= */ 1, /* takes_part= */ false) ==
+             0;
+    for (unsigned i = 0; i < claims; i++) {
+        qcow2_cache_publish(inflater->cache, entry[i], ok);
+        if (ok) {
+            qcow2_cache_put(inflater->cache, entry[i]);
+        }
+    }
 }

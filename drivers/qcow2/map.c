@@ -17,6 +17,7 @@
 #include "drivers/qcow2/compress.h"
 #include "drivers/qcow2/data_file.h"
 #include "drivers/qcow2/data_io.h"
+#include "drivers/qcow2/readahead.h"
 
 #include <errno.h>
 #include <inttypes.h>
@@ -277,26 +278,32 @@ int coroutine_fn qcow2_read(BlockDriverState *bs, int64_t offset,
                             int64_t bytes, IoVec *iov, size_t iov_offset)
 {
     Qcow2State *q = qcow2_state(bs);
+    bool is_told = false; /* read-ahead knows of this request */
+    int ret = 0;
 
-    while (bytes > 0) {
+    while (ret == 0 && bytes > 0) {
         unsigned side = qcow2_epoch_enter(q->epoch);
         Qcow2Run run;
-        int ret = qcow2_map(bs, offset, bytes, &run);
 
-        if (ret >= 0 && run.type == QCOW2_CLUSTER_COMPRESSED &&
+        ret = qcow2_map(bs, offset, bytes, &run);
+        if (ret == 0 && run.type == QCOW2_CLUSTER_COMPRESSED && !is_told) {
+            qcow2_readahead_begin(q->readahead, offset, bytes);
+            is_told = true;
+        }
+        if (ret == 0 && run.type == QCOW2_CLUSTER_COMPRESSED &&
             run.bytes == q->cluster_bytes) {
             ret = read_compressed(bs, &run, offset, bytes, iov, iov_offset,
                                   &run.bytes);
-        } else if (ret >= 0) {
+        } else if (ret == 0) {
             ret = qcow2_read_run(bs, &run, offset, iov, iov_offset);
         }
         qcow2_epoch_leave(q->epoch, side);
-        if (ret < 0) {
-            return ret;
-        }
         offset += run.bytes;
         iov_offset += run.bytes;
         bytes -= run.bytes;
     }
-    return 0;
+    if (is_told) {
+        qcow2_readahead_end(q->readahead);
+    }
+    return ret;
 }

@@ -28,6 +28,7 @@
 #include "drivers/qcow2/data_io.h"
 #include "drivers/qcow2/deflate.h"
 #include "drivers/qcow2/overlap.h"
+#include "drivers/qcow2/readahead.h"
 #include "drivers/qcow2/snapshot.h"
 
 #include <errno.h>
@@ -425,6 +426,7 @@ static bool load_tables(BlockDriverState *bs, GError **error)
     qcow2_l2_init(bs, l1, header->l1_entries, q->l2_cache_bytes);
     q->inflater =
         qcow2_inflater_new(header->compression_type, q->cluster_bits);
+    q->readahead = qcow2_readahead_new(bs);
     q->deflater = qcow2_deflater_new(header->compression_type);
     return qcow2_snapshots_load(bs, error) &&
            qcow2_bitmaps_load(bs, error) &&
@@ -440,6 +442,7 @@ static void unload(BlockDriverState *bs)
     qcow2_bitmaps_unload(bs);
     qcow2_l2_destroy(bs);
     qcow2_refcount_destroy(bs);
+    g_clear_pointer(&q->readahead, qcow2_readahead_free);
     g_clear_pointer(&q->inflater, qcow2_inflater_free);
     g_clear_pointer(&q->deflater, qcow2_deflater_free);
     qcow2_header_clear(&q->header);
@@ -873,6 +876,9 @@ const BlockDriver bdrv_qcow2 = {
     .probe = qcow2_probe,
     .open = qcow2_open,
     .close = qcow2_close,
+    .drain_begin = qcow2_readahead_stop,
+    .drain_poll = qcow2_readahead_is_running,
+    .drain_end = qcow2_readahead_resume,
     .refresh_limits = qcow2_refresh_limits,
     .reopen = &qcow2_reopen_ops,
     .inactivate = settle,

@@ -104,6 +104,7 @@ typedef struct Qcow2State {
     bool guards; /* loaded entries are checked: there may be writes */
     struct ImageEncryption *encryption; /* NULL: not encrypted */
     struct Qcow2Inflater *inflater;
+    struct Qcow2ReadAhead *readahead; /* of compressed clusters; or NULL */
     struct Qcow2Deflater *deflater;
     Qcow2Epoch *epoch;
 
