@@ -58,7 +58,8 @@ static bool is_writable(const Tree *tree, const TreeNode *node)
 {
     const Export *export;
 
-    if (node->kind != TREE_IMAGE && node->kind != TREE_SNAPSHOTS) {
+    if (node->kind != TREE_IMAGE && node->kind != TREE_SNAPSHOTS &&
+        node->kind != TREE_GOTO) {
         return false;
     }
     export = g_ptr_array_index(tree->exports, node->image);
@@ -78,6 +79,8 @@ static uint32_t mode_of(const Tree *tree, const TreeNode *node)
         mode &= writable ? 0666 : 0444;
         /* Who may read a folder may enter it. */
         mode |= is_folder ? (mode & 0444) >> 2 : 0;
+    } else if (node->kind == TREE_GOTO) {
+        mode = S_IWUSR; /* nothing is to be read there, for nobody */
     } else if (tree->others_may_read) {
         mode |= (mode & (S_IRUSR | S_IXUSR)) >> 3;
         mode |= (mode & (S_IRUSR | S_IXUSR)) >> 6;

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * writing the JSON files of a mount, and keeping the open ones
+ * writing the documents of a mount, and keeping the open ones
  *
  * Info and map are the commands' own texts (image_info.c). The counters of
  * stats.json come from the backend's accounting: requests of this mount, not
@@ -15,6 +15,7 @@
 #include "block/driver.h"
 #include "block/io/accounting.h"
 
+#include "fuse/graph_dot.h"
 #include "fuse/image_info.h"
 
 #include <inttypes.h>
@@ -32,6 +33,7 @@ const char *document_name(DocumentKind kind)
         [DOCUMENT_INFO] = "info.json",
         [DOCUMENT_MAP] = "map.json",
         [DOCUMENT_STATS] = "stats.json",
+        [DOCUMENT_GRAPH] = "graph.dot",
     };
 
     return names[kind];
@@ -189,6 +191,7 @@ GBytes *document_write(Export *export, DocumentKind kind, GError **error)
 {
     char *text = kind == DOCUMENT_INFO ? write_info(export)
                  : kind == DOCUMENT_MAP ? write_map(export, error)
+                 : kind == DOCUMENT_GRAPH ? graph_dot_write(export)
                  : write_stats(export);
 
     return text ? g_bytes_new_take(text, strlen(text)) : NULL;

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * documents: what a mount says of an image in files of JSON
+ * documents: what a mount says of an image in files of text, most of it JSON
  *
  * A document is written anew for each open and stays as it is until the
  * close: its reader sees one moment. The handle in the kernel's open file
@@ -15,6 +15,7 @@ typedef enum DocumentKind {
     DOCUMENT_INFO,  /* as imgfuse info --output=json */
     DOCUMENT_MAP,   /* as imgfuse map --output=json */
     DOCUMENT_STATS, /* counters of the requests so far */
+    DOCUMENT_GRAPH, /* nodes and edges, for dot(1) */
     DOCUMENT_KINDS,
 } DocumentKind;
 

@@ -26,6 +26,8 @@ typedef struct Export {
     void *stale_opaque;
     bool is_resizing; /* atomic: we are changing the length */
 
+    int users; /* atomic: opens of the file that are not released yet */
+
     CoMutex resize_lock; /* a look at the length and a truncate by it */
 
     /* Atomic; nanoseconds. */

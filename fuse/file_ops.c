@@ -51,7 +51,8 @@ static Export *export_of(const FuseMountState *mount,
 
 /*
  * What has no backend of its own: a document has a handle and is never
- * cached; a snapshot is opened by its first user and does not change.
+ * cached; a snapshot is opened by its first user and does not change; goto
+ * takes a name at a time, as it is written.
  */
 static int coroutine_fn open_beside(const FuseMountState *mount,
                                     FuseRequest *request,
@@ -61,6 +62,11 @@ static int coroutine_fn open_beside(const FuseMountState *mount,
     uint64_t handle = 0;
     int result;
 
+    if (node->kind == TREE_GOTO) {
+        out = fuse_request_out(request, sizeof(*out));
+        out->open_flags = FOPEN_DIRECT_IO | FOPEN_NOFLUSH;
+        return for_reading ? -EACCES : 0;
+    }
     if (!for_reading) {
         return -EROFS;
     }
@@ -87,6 +93,10 @@ int coroutine_fn fuse_op_release(const FuseMountState *mount,
         documents_close(mount->documents, in->fh);
     } else if (node.kind == TREE_SNAPSHOT_FILE) {
         fuse_snapshot_release(mount, &node);
+    } else if (node.kind == TREE_IMAGE) {
+        Export *export = g_ptr_array_index(mount->tree->exports, node.image);
+
+        (void) __atomic_sub_fetch(&export->users, 1, __ATOMIC_SEQ_CST);
     }
     return 0;
 }
@@ -113,7 +123,8 @@ int coroutine_fn fuse_op_open(const FuseMountState *mount,
     Export *export;
     bool for_reading = (in->flags & O_ACCMODE) == O_RDONLY;
 
-    if (node.kind == TREE_DOCUMENT || node.kind == TREE_SNAPSHOT_FILE) {
+    if (node.kind == TREE_DOCUMENT || node.kind == TREE_SNAPSHOT_FILE ||
+        node.kind == TREE_GOTO) {
         return open_beside(mount, request, &node, for_reading);
     }
     export = export_of(mount, request, &result);
@@ -138,6 +149,9 @@ int coroutine_fn fuse_op_open(const FuseMountState *mount,
     }
     if (for_reading) {
         out->open_flags |= FOPEN_NOFLUSH;
+    }
+    if (node.kind == TREE_IMAGE) {
+        (void) __atomic_add_fetch(&export->users, 1, __ATOMIC_SEQ_CST);
     }
     return 0;
 }
@@ -187,7 +201,9 @@ int coroutine_fn fuse_op_write(const FuseMountState *mount,
     IoVec iov;
 
     if (!export) {
-        return result;
+        return tree_node(mount->tree, request->header.nodeid).kind ==
+                       TREE_GOTO
+               ? fuse_goto_write(mount, request, in) : result;
     }
     if (export->read_only) {
         return -EROFS; /* F2 */

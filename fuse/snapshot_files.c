@@ -25,6 +25,7 @@
 #include "fuse/log.h"
 
 #include <errno.h>
+#include <inttypes.h>
 #include <string.h>
 
 typedef struct SnapshotFile {
@@ -410,6 +411,31 @@ int snapshot_files_create(SnapshotFiles *files, const char *name)
     append(files, g_ptr_array_index(list, list->len - 1));
     changed(files);
     return 0;
+}
+
+int snapshot_files_goto(SnapshotFiles *files, const char *name)
+{
+    Export *image = files->image;
+    SnapshotFile *file = find_name(files, name);
+    g_autoptr(GError) error = NULL;
+
+    if (image->read_only) {
+        return -EROFS;
+    }
+    if (!file) {
+        return -ENOENT;
+    }
+    if (__atomic_load_n(&image->users, __ATOMIC_SEQ_CST) > 0) {
+        return -EBUSY;
+    }
+    if (file->info.length != export_length(image) && !image->growable) {
+        log_error("%s: had %" PRId64 " bytes in snapshot '%s'; to go back to "
+                  "it mount with --growable", image->name, file->info.length,
+                  name);
+        return -EPERM;
+    }
+    return bdrv_snapshot_goto(blk_bs(image->blk), file->id, &error)
+               ? 0 : tell(error);
 }
 
 int snapshot_files_remove(SnapshotFiles *files, uint64_t key)

@@ -70,6 +70,12 @@ int snapshot_files_open(SnapshotFiles *files, uint64_t key);
  * -EINVAL: not as we would write it; -ENAMETOOLONG, -EROFS.
  */
 int snapshot_files_create(SnapshotFiles *files, const char *name);
+/*
+ * The image becomes what the snapshot @name (escaped) has; the present state
+ * is lost. -EBUSY: the image's file is open; -ENOENT, -EROFS; -EPERM: it had
+ * another length then and the file is of fixed size.
+ */
+int snapshot_files_goto(SnapshotFiles *files, const char *name);
 /* -EBUSY: its file is open; -ENOENT, -EROFS. */
 int snapshot_files_remove(SnapshotFiles *files, uint64_t key);
 

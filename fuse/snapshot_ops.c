@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * making, removing and opening snapshots; opening and reading documents
+ * making, removing, opening and going back to snapshots; opening and reading
+ * documents
  *
  * All but reading is the main thread's work: the request's coroutine hands it
  * over (control.h) and sleeps. Before a snapshot is made the kernel is told to
@@ -10,7 +11,9 @@
  *
  * A file is counted as open until the kernel's RELEASE. That follows a
  * close(2) at once, but another thread may take it, so a removal waits a
- * moment before it says that the snapshot is busy.
+ * moment before it says that the snapshot is busy. Likewise before an image
+ * goes back to one: its file must be open nowhere, for a file system in it
+ * would not survive that its blocks change.
  *
  * Locking: none here.
  */
@@ -132,6 +135,60 @@ int coroutine_fn fuse_op_rmdir(const FuseMountState *mount,
         co_sleep_ns(RELEASE_PAUSE_NS);
     }
     return control_co_run(mount->control, run_remove, &task);
+}
+
+/* ---- going back to one ---- */
+
+/*
+ * What the kernel has in its pages is of the old state: dirty ones are
+ * written before they could end up in the new one, and whatever somebody read
+ * meanwhile is forgotten behind it.
+ */
+static int run_goto(void *opaque)
+{
+    const Task *task = opaque;
+    const FuseMountState *mount = task->mount;
+    uint64_t inode = tree_inode(mount->tree, task->node.image);
+    int result;
+
+    notify_content(mount->notify_fd, inode);
+    result = snapshot_files_goto(files_of(mount, &task->node), task->name);
+    if (result == 0) {
+        export_touch(image_of(mount, &task->node));
+        notify_content(mount->notify_fd, inode);
+    }
+    return result;
+}
+
+int coroutine_fn fuse_goto_write(const FuseMountState *mount,
+                                 FuseRequest *request,
+                                 const struct fuse_write_in *in)
+{
+    TreeNode node = tree_node(mount->tree, request->header.nodeid);
+    uint32_t size = in->size; /* the reply uses the arguments' buffer */
+    const Export *image = image_of(mount, &node);
+    g_autofree char *name = NULL;
+    struct fuse_write_out *out;
+    Task task = { .mount = mount, .node = node };
+    int result;
+
+    if (request->bytes != FUSE_WIRE_HEAD_BYTES + size ||
+        size > SNAPSHOT_NAME_BYTES_MAX + 1) {
+        return -EINVAL;
+    }
+    name = g_strndup((const char *)request->payload, size);
+    name[strcspn(name, "\n")] = '\0'; /* echo's */
+    task.name = name;
+    for (int i = 0; i < RELEASE_TRIES &&
+                    __atomic_load_n(&image->users, __ATOMIC_SEQ_CST); i++) {
+        co_sleep_ns(RELEASE_PAUSE_NS);
+    }
+    result = control_co_run(mount->control, run_goto, &task);
+    if (result == 0) {
+        out = fuse_request_out(request, sizeof(*out));
+        out->size = size;
+    }
+    return result;
 }
 
 /* ---- opening a snapshot ---- */

@@ -24,6 +24,16 @@ int coroutine_fn fuse_snapshot_open(const FuseMountState *mount,
                                     const TreeNode *node);
 void fuse_snapshot_release(const FuseMountState *mount, const TreeNode *node);
 
+/*
+ * fuse_goto_write:
+ * The image goes back to the snapshot whose name (as its folder has it) was
+ * written. -EBUSY while the image's file is open; else as
+ * snapshot_files_goto().
+ */
+int coroutine_fn fuse_goto_write(const FuseMountState *mount,
+                                 FuseRequest *request,
+                                 const struct fuse_write_in *in);
+
 /* Writes a document for this open; *ret_handle names it. */
 int coroutine_fn fuse_document_open(const FuseMountState *mount,
                                     const TreeNode *node,

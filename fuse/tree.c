@@ -101,6 +101,13 @@ TreeExtras *tree_extras(const Tree *tree, guint image)
     return &g_array_index(tree->extras, TreeExtras, image);
 }
 
+bool tree_has_goto(const Tree *tree, guint image)
+{
+    const Export *export = g_ptr_array_index(tree->exports, image);
+
+    return tree_extras(tree, image)->snapshots && !export->read_only;
+}
+
 /* ---- inode numbers ---- */
 
 /* The image with that inode number; false when it is none's. */
@@ -149,6 +156,8 @@ static bool exists(const Tree *tree, const TreeNode *node)
         return extras->snapshots &&
                (node->kind == TREE_SNAPSHOT || tree->show_snapshots) &&
                snapshot_files_by_key(extras->snapshots, node->item, NULL);
+    case TREE_GOTO:
+        return tree_has_goto(tree, node->image) && node->item == 0;
     case TREE_NOTHING:
     case TREE_ROOT:
     case TREE_IMAGE:

@@ -7,6 +7,7 @@
  *   /.imgfuse/disk.raw/info.json ...       documents (has_meta)
  *   /.imgfuse/disk.raw/layers/0.raw ...    its layers, the image first
  *   /.imgfuse/disk.raw/snapshots/NAME/     a folder for each snapshot
+ *   /.imgfuse/disk.raw/goto                to go back to one (read-write)
  *
  * or - when the mount point is a regular file - a single image that is the
  * root itself. Inode numbers are stable: the root is FUSE_ROOT_ID, images
@@ -57,6 +58,7 @@ typedef enum TreeKind {
     TREE_SNAPSHOTS,     /* the folder */
     TREE_SNAPSHOT,      /* item: key; an empty folder */
     TREE_SNAPSHOT_FILE, /* item: key */
+    TREE_GOTO,          /* takes the name of a snapshot to go back to */
 } TreeKind;
 
 /* What an inode number stands for. */
@@ -87,6 +89,9 @@ bool tree_add(Tree *tree, Export *export, GError **error);
 
 /* Is @name one that a folder can have? OPTION error with the reason. */
 bool tree_check_name(const char *name, GError **error);
+
+/* Can image @image go back to a snapshot? */
+bool tree_has_goto(const Tree *tree, guint image);
 
 TreeExtras *tree_extras(const Tree *tree, guint image);
 

@@ -119,6 +119,13 @@ static bool next_beside_image(const Tree *tree, guint image,
                         "snapshots", ret_entry);
         }
     }
+    if (*cookie == DOCUMENT_KINDS + 2) {
+        ++*cookie;
+        if (tree_has_goto(tree, image)) {
+            return fill(tree, (TreeNode) { TREE_GOTO, image, 0 }, "goto",
+                        ret_entry);
+        }
+    }
     return false;
 }
 

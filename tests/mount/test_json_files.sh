@@ -22,7 +22,7 @@ step "info and map say what the commands say"
 "$IMGFUSE" map --output=json disk.qcow2 > map.want || fail map
 mount_image disk.qcow2 mnt
 [ "$(ls "$meta" | tr '\n' ' ')" = \
-    "info.json map.json snapshots stats.json " ] || fail "$(ls "$meta")"
+    "graph.dot info.json map.json snapshots stats.json " ] || fail "$(ls "$meta")"
 cat "$meta/info.json" > info.got
 cat "$meta/map.json" > map.got
 same info.want info.got
@@ -34,6 +34,17 @@ dd if=info.want bs=100 skip=1 count=1 status=none | cmp - part ||
     fail "a part from the middle"
 [ "$(stat -c %a,%s "$meta/info.json")" = 400,0 ] || fail "attributes"
 printf x 2> /dev/null > "$meta/info.json" && fail "can be written"
+step "the graph is drawn"
+cat "$meta/graph.dot" > graph.got
+grep -q '^digraph "disk.raw" {$' graph.got || fail "$(cat graph.got)"
+grep -q 'n0 \[label="qcow2\\n.*disk.qcow2\\n8388608 bytes, read-only"\];' \
+    graph.got || fail "$(cat graph.got)"
+grep -q 'n0 -> n1 \[label="file\\n' graph.got || fail "$(cat graph.got)"
+[ "$(tail -n 1 graph.got)" = '}' ] || fail "$(cat graph.got)"
+if command -v dot > dot.log; then
+    dot -Tsvg graph.got > graph.svg || fail "dot cannot read it"
+fi
+
 unmount mnt
 
 step "fresh at each open, the same as long as it is open"

@@ -4,8 +4,8 @@
 # 500 random steps - write, punch, make, remove and go back to snapshots - on a
 # mounted image, beside a model in memory
 #
-# Going back is done between two mounts, and then the image must be without
-# any fault. At each tenth step the live mount has to show what the model has,
+# Going back is done in use, or between two mounts, and then the image must be
+# without any fault. At each tenth step the live mount has to show what the model has,
 # in the image and in every snapshot, and qemu-img must find no error in what
 # is on disk (clusters waiting to be free may look leaked while mounted).
 #
@@ -18,7 +18,7 @@ steps=${STEPS:-500}
 [ "${1:-}" != --full ] || steps=5000
 
 cat > model.py << 'END'
-import ctypes, os, random, subprocess, sys
+import ctypes, errno, os, random, subprocess, sys, time
 
 program, seed, steps = sys.argv[1], sys.argv[2], int(sys.argv[3])
 rng = random.Random(seed)
@@ -26,6 +26,7 @@ SIZE = 4 << 20
 IMAGE, POINT = "disk.qcow2", "mnt"
 FILE = POINT + "/disk.raw"
 FOLDER = POINT + "/.imgfuse/disk.raw/snapshots/"
+GOTO = POINT + "/.imgfuse/disk.raw/goto"
 LIMIT = 6  # snapshots at a time
 
 libc = ctypes.CDLL(None, use_errno=True)
@@ -109,6 +110,26 @@ def go_back():
         disk[:] = snapshots[name]
 
 
+# The kernel's RELEASE of a file may come some time after close(2).
+def go_back_live():
+    if snapshots:
+        name = rng.choice(sorted(snapshots))
+        for _ in range(3000):
+            fd = os.open(GOTO, os.O_WRONLY)
+            try:
+                os.write(fd, name.encode())
+                break
+            except OSError as error:
+                if error.errno != errno.EBUSY:
+                    raise
+                time.sleep(0.01)
+            finally:
+                os.close(fd)
+        else:
+            sys.exit("goto: busy for ever")
+        disk[:] = snapshots[name]
+
+
 def compare(path, wanted, step):
     with open(path, "rb") as file:
         got = file.read()
@@ -133,8 +154,8 @@ def check(step):
 
 mount()
 for step in range(1, steps + 1):
-    rng.choices((write, punch, create, remove, go_back),
-                (60, 12, 14, 8, 6))[0]()
+    rng.choices((write, punch, create, remove, go_back, go_back_live),
+                (60, 12, 14, 8, 2, 4))[0]()
     if step % 10 == 0:
         check(step)
 unmount()

@@ -189,6 +189,60 @@ wait
 unmount mnt
 check_image disk.qcow2
 
+# go_to NAME: waits while the kernel has not told yet that the file is closed.
+go_to() {
+    for try in $(seq 1 100); do
+        printf '%s\n' "$1" 2> err.log > mnt/.imgfuse/disk.raw/goto && return 0
+        grep -q 'busy' err.log || return 1
+        sleep 0.1
+    done
+    return 1
+}
+
+step "back to a snapshot, in use"
+rm -f disk.qcow2
+fresh
+mount_image -w --snapshots disk.qcow2 mnt
+[ "$(stat -c %a mnt/.imgfuse/disk.raw/goto)" = 200 ] || fail "its mode"
+mkdir "$snapshots/second" "$snapshots/a b" || fail mkdir
+dd if=data of=mnt/disk.raw conv=notrunc status=none || fail dd
+cp mnt/disk.raw third.raw
+mkdir "$snapshots/third" || fail mkdir
+go_to first || fail "goto first: $(cat err.log)"
+same first.raw mnt/disk.raw
+same first.raw mnt/disk.raw@first
+go_to "a b" || fail "goto 'a b': $(cat err.log)"
+[ "$(byte mnt/disk.raw)$(byte mnt/disk.raw 524288)" = 2211 ] || fail "second"
+dd if=data of=mnt/disk.raw bs=64k count=1 conv=notrunc status=none || fail dd
+go_to third || fail "goto third: $(cat err.log)"
+same third.raw mnt/disk.raw
+errno_of "No such" bash -c "echo none > mnt/.imgfuse/disk.raw/goto"
+exec 6< mnt/disk.raw
+errno_of "busy" bash -c "echo first > mnt/.imgfuse/disk.raw/goto"
+exec 6<&-
+same third.raw mnt/disk.raw
+go_to first || fail "goto first: $(cat err.log)"
+unmount mnt
+check_image disk.qcow2
+quiet qemu-img convert -f qcow2 -O raw disk.qcow2 now.raw
+same first.raw now.raw
+
+step "back to another length only where the file may change it"
+quiet qemu-img resize -q disk.qcow2 16M
+mount_image -w disk.qcow2 mnt
+errno_of "not permitted" bash -c "echo first > mnt/.imgfuse/disk.raw/goto"
+[ "$(stat -c %s mnt/disk.raw)" = 16777216 ] || fail "the length changed"
+unmount mnt
+mount_image -w --growable disk.qcow2 mnt
+go_to first || fail "goto first: $(cat err.log)"
+[ "$(stat -c %s mnt/disk.raw)" = 8388608 ] || fail "the old length"
+same first.raw mnt/disk.raw
+unmount mnt
+check_image disk.qcow2
+mount_image disk.qcow2 mnt
+[ -e mnt/.imgfuse/disk.raw/goto ] && fail "goto in a read-only mount"
+unmount mnt
+
 step "the file mount and formats without snapshots"
 touch over.raw
 refused 2 "folder" "$IMGFUSE" --snapshots disk.qcow2 over.raw

@@ -169,6 +169,60 @@ static void test_an_open_file_keeps_its_snapshot(void **state)
     assert_int_equal(snapshot_files_open(f->files, key), -ENOENT);
 }
 
+/* First sector of the image, all bytes @value. */
+static void fill_sector(const Fixture *f, uint8_t value)
+{
+    const Export *image = f->tree->exports->pdata[0];
+    uint8_t sector[512];
+
+    memset(sector, value, sizeof(sector));
+    assert_int_equal(blk_pwrite(image->blk, 0, sizeof(sector), sector), 0);
+}
+
+static uint8_t first_byte(const Fixture *f)
+{
+    const Export *image = f->tree->exports->pdata[0];
+    uint8_t byte = 0;
+
+    assert_int_equal(blk_pread(image->blk, 0, 1, &byte), 0);
+    return byte;
+}
+
+static void test_going_back_needs_a_snapshot_and_nobody_in_the_file(
+    void **state)
+{
+    Fixture *f = *state;
+    Export *image = f->tree->exports->pdata[0];
+
+    fill_sector(f, 1);
+    assert_int_equal(snapshot_files_create(f->files, "then"), 0);
+    fill_sector(f, 2);
+
+    assert_int_equal(snapshot_files_goto(f->files, "never"), -ENOENT);
+    image->users = 1;
+    assert_int_equal(snapshot_files_goto(f->files, "then"), -EBUSY);
+    image->users = 0;
+    assert_int_equal(first_byte(f), 2);
+    assert_int_equal(snapshot_files_goto(f->files, "then"), 0);
+    assert_int_equal(first_byte(f), 1);
+    assert_int_equal(snapshot_files_remove(f->files,
+                                           named(f->files, "then").key), 0);
+}
+
+static void test_only_a_writable_image_can_go_back(void **state)
+{
+    Fixture *f = *state;
+    Export *image = f->tree->exports->pdata[0];
+    uint64_t folder = tree_lookup(f->tree, ".imgfuse");
+
+    folder = tree_lookup_in(f->tree, folder, "disk.raw");
+    assert_int_not_equal(tree_lookup_in(f->tree, folder, "goto"), 0);
+    image->read_only = true;
+    assert_int_equal(tree_lookup_in(f->tree, folder, "goto"), 0);
+    assert_int_equal(snapshot_files_goto(f->files, "any"), -EROFS);
+    image->read_only = false;
+}
+
 static void test_bad_names_are_refused(void **state)
 {
     Fixture *f = *state;
@@ -235,6 +289,9 @@ int main(void)
         cmocka_unit_test(
             test_a_new_snapshot_of_an_old_name_is_another_file),
         cmocka_unit_test(test_an_open_file_keeps_its_snapshot),
+        cmocka_unit_test(
+            test_going_back_needs_a_snapshot_and_nobody_in_the_file),
+        cmocka_unit_test(test_only_a_writable_image_can_go_back),
         cmocka_unit_test(test_bad_names_are_refused),
         cmocka_unit_test(test_a_listing_goes_on_where_entries_went),
         cmocka_unit_test(test_invented_inodes_are_nothing),
