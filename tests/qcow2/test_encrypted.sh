@@ -174,7 +174,7 @@ refused 1 'needs a key.*encrypt.key-secret' convert -O raw t.qcow2 x.raw
 refused 1 'wrong passphrase' convert -O raw --key file:wrong-key t.qcow2 x
 refused 1 'is encrypted by luks' convert -O raw --key file:key --image-opts \
     driver=qcow2,encrypt.format=aes,file.filename=t.qcow2 x.raw
-refused 1 'not supported' convert -c --key file:key -f raw -O qcow2 \
+refused 1 'cannot be compressed' convert -c --key file:key -f raw -O qcow2 \
     -o encrypt.format=luks,encrypt.iter-time=10 text y.qcow2
 [ ! -e y.qcow2 ] || fail "a compressed encrypted image"
 refused 1 'data_file_raw' create --key file:key -f qcow2 -o \
