@@ -133,7 +133,8 @@ int coroutine_fn qcow2_bitmap_co_take(BlockDriverState *bs, int64_t bytes,
     ret = qcow2_alloc_clusters(bs, clusters, clusters, ret_host_offset, &got);
     co_mutex_unlock(&q->lock);
     if (ret >= 0) {
-        Qcow2Freed range = { *ret_host_offset, clusters << q->cluster_bits };
+        Qcow2Freed range = { *ret_host_offset, clusters << q->cluster_bits,
+                             QCOW2_FREE_OTHER };
 
         g_array_append_val(taken, range);
     }
@@ -223,7 +224,8 @@ void coroutine_fn qcow2_bitmap_co_collect(BlockDriverState *bs,
     Qcow2State *q = qcow2_state(bs);
     int64_t bytes = (int64_t)table_entries * 8;
     g_autofree be64 *table = NULL;
-    Qcow2Freed range = { table_offset, align_up(bytes, q->cluster_bytes) };
+    Qcow2Freed range = { table_offset, align_up(bytes, q->cluster_bytes),
+                         QCOW2_FREE_OTHER };
 
     if (bytes > QCOW2_L1_MAX_BYTES || bytes == 0 ||
         check_table(q, table_offset, table_entries) < 0) {

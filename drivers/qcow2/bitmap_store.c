@@ -187,11 +187,12 @@ static void coroutine_fn give_up_old(Store *store, const Qcow2Freed *directory)
     for (guint i = 0; i < store->freed->len; i++) {
         const Qcow2Freed *range = &g_array_index(store->freed, Qcow2Freed, i);
 
-        qcow2_quarantine_add(store->bs, range->host_offset, range->bytes);
+        qcow2_quarantine_add(store->bs, range->host_offset, range->bytes,
+                             QCOW2_FREE_OTHER);
     }
     if (directory->bytes > 0) {
         qcow2_quarantine_add(store->bs, directory->host_offset,
-                             directory->bytes);
+                             directory->bytes, QCOW2_FREE_OTHER);
     }
     co_mutex_unlock(&q->lock);
 }
@@ -201,7 +202,8 @@ static void coroutine_fn store_entry(void *opaque)
     Store *store = opaque;
     Qcow2State *q = qcow2_state(store->bs);
     const Qcow2HostRange *range = &q->main_metadata[QCOW2_RANGE_BITMAPS];
-    Qcow2Freed old = { range->start, range->end - range->start };
+    Qcow2Freed old = { range->start, range->end - range->start,
+                       QCOW2_FREE_OTHER };
     int ret = write_new(store);
 
     if (ret >= 0) {

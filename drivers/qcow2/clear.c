@@ -66,7 +66,7 @@ static void clear_whole(BlockDriverState *bs, Qcow2Slice *slice,
 
         set_entry(bs, slice, at, old, cleared_entry(bs, old, mode, &drop));
         if (drop) {
-            qcow2_quarantine_add_entry(bs, old.word);
+            qcow2_quarantine_add_entry(bs, old.word, QCOW2_FREE_REQUEST);
         }
     }
 }

@@ -340,7 +340,7 @@ static void coroutine_fn end_allocation(Allocation *a, int ret)
         qcow2_l2_set(bs, a->slice, a->position.entry + (unsigned)i,
                      written_entry(a, i, old));
         if (!a->is_reused) {
-            qcow2_quarantine_add_entry(bs, old.word);
+            qcow2_quarantine_add_entry(bs, old.word, QCOW2_FREE_OTHER);
         }
         q->allocated_since_barrier = true;
     }
@@ -592,7 +592,7 @@ static void coroutine_fn end_compressed(Allocation *a, int ret)
         qcow2_l2_set(bs, a->slice, a->position.entry,
                      (Qcow2L2Entry){ compressed_entry(q, a->host_offset,
                                                       a->bytes), 0 });
-        qcow2_quarantine_add_entry(bs, old.word);
+        qcow2_quarantine_add_entry(bs, old.word, QCOW2_FREE_OTHER);
         q->allocated_since_barrier = true;
     }
     qcow2_l2_unpin(bs, a->slice);

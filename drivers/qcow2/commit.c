@@ -32,7 +32,7 @@
 
 #include <errno.h>
 
-#define SECTOR_BYTES QCOW2_SLICE_SECTOR_BYTES
+#define SECTOR_BYTES QCOW2_SECTOR_BYTES
 #define SECTOR_ENTRIES (SECTOR_BYTES / 8)
 
 /* Turns of commit_all: each lowers counts, which dirties blocks again. */
@@ -219,23 +219,23 @@ static void plan_new_table(Qcow2State *q, Plan *plan, Qcow2L2Table *table)
     g_ptr_array_add(plan->new_tables, table);
 }
 
-/* Runs of dirty sectors of a slice whose table is on disk. */
+/* Runs of dirty parts of a slice whose table is on disk. */
 static void plan_slice(Qcow2State *q, Plan *plan, Qcow2Slice *slice)
 {
     PlanSlice saved = { slice, slice->dirty };
     int64_t at = slice->table->host_offset +
                  slice->index * (int64_t)8 * q->l2.slice_words;
+    int64_t words = q->l2.part_words;
     unsigned end;
 
-    for (unsigned i = 0; i < 8; i = end + 1) {
+    for (unsigned i = 0; i < QCOW2_SLICE_PARTS_MAX; i = end + 1) {
         end = i;
-        while (end < 8 && (slice->dirty & (1u << end))) {
+        while (end < QCOW2_SLICE_PARTS_MAX && (slice->dirty & (1u << end))) {
             end++;
         }
         if (end > i) {
-            add_entries(plan->step3, at + i * SECTOR_BYTES,
-                        &slice->word[i * SECTOR_ENTRIES],
-                        (end - i) * SECTOR_ENTRIES);
+            add_entries(plan->step3, at + i * words * 8,
+                        &slice->word[i * words], (end - i) * words);
         }
     }
     g_array_append_val(plan->slices, saved);
@@ -489,7 +489,7 @@ static void coroutine_fn discard_batch(BlockDriverState *bs,
         int64_t at = freed->host_offset;
         int64_t end = at + freed->bytes;
 
-        while (at < end) {
+        while (at < end && q->options.punch[freed->reason]) {
             int64_t from = at;
             uint64_t count = 1;
 
@@ -530,9 +530,7 @@ static void coroutine_fn release_ripe(BlockDriverState *bs)
         if (!batch) {
             return;
         }
-        if (q->discard_to_file) {
-            discard_batch(bs, batch);
-        }
+        discard_batch(bs, batch);
         if (batch->has_compressed) {
             qcow2_inflater_invalidate(q->inflater);
         }

@@ -138,7 +138,7 @@ int coroutine_fn qcow2_data_file_clear(BlockDriverState *bs, int64_t offset,
         }
         /* Mapped or not, it reads zeros now. */
         *ret_done = ret >= 0 && !bs->backing;
-    } else if (unmap && q->discard_to_file) {
+    } else if (unmap && q->options.punch[QCOW2_FREE_REQUEST]) {
         end = MIN(end, qcow2_data_length(q));
         if (offset < end) {
             /* A hint: the entries say that it reads zeros. */

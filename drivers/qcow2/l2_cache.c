@@ -36,7 +36,10 @@
 
 /* How far the clock hand moves at most for one new slice. */
 #define CLOCK_STEPS_MAX 128
-#define SLICES_MIN 16
+/* Slices to keep in any case: many small ones, a few large ones. */
+#define SLICES_MIN_BYTES (64 * KIB)
+#define SLICES_MIN 2
+#define SMALL_SLICES_MIN 16
 /* Slices that one read brings to who walks from one to the next. */
 #define AHEAD_MAX 16
 /* Looks at an entry that changes, until its writer gets the processor. */
@@ -52,12 +55,13 @@ static size_t slice_bytes(const Qcow2L2Cache *cache)
     return cache->slice_words * sizeof(uint64_t);
 }
 
-void qcow2_l2_init(BlockDriverState *bs, uint64_t *l1, int64_t l1_entries,
-                   int64_t cache_bytes)
+void qcow2_l2_init(BlockDriverState *bs, uint64_t *l1, int64_t l1_entries)
 {
     Qcow2State *q = qcow2_state(bs);
     Qcow2L2Cache *cache = &q->l2;
-    int64_t bytes = MIN(q->cluster_bytes, QCOW2_SLICE_BYTES_MAX);
+    int64_t bytes = MIN(q->cluster_bytes, q->options.l2_entry_bytes);
+    int64_t least = CLAMP(SLICES_MIN_BYTES / bytes, SLICES_MIN,
+                          SMALL_SLICES_MIN);
 
     cache->l1 = l1;
     cache->l1_entries = l1_entries;
@@ -65,12 +69,14 @@ void qcow2_l2_init(BlockDriverState *bs, uint64_t *l1, int64_t l1_entries,
     cache->slice_words = bytes / sizeof(uint64_t);
     cache->slice_bits = __builtin_ctz(cache->slice_words / q->l2_words);
     cache->slices_per_table = q->cluster_bytes / bytes;
-    cache->slice_limit = MAX(cache_bytes / bytes, SLICES_MIN);
+    cache->part_words = MAX(bytes / QCOW2_SLICE_PARTS_MAX,
+                            QCOW2_SECTOR_BYTES) / sizeof(uint64_t);
+    cache->slice_limit = MAX(q->options.l2_cache_bytes / bytes, least);
     cache->slices = g_ptr_array_new();
     cache->replaced = g_ptr_array_new_with_free_func(g_free);
     cache->new_tables = g_hash_table_new(NULL, NULL);
     cache->l1_dirty =
-        g_malloc0(div_round_up(l1_entries * 8, QCOW2_SLICE_SECTOR_BYTES) + 1);
+        g_malloc0(div_round_up(l1_entries * 8, QCOW2_SECTOR_BYTES) + 1);
     cache->clock_hand = 0;
     cache->dirty = g_ptr_array_new();
     cache->any_l1_dirty = false;
@@ -625,7 +631,8 @@ static int coroutine_fn copy_table(BlockDriverState *bs, int64_t l1_index)
     table = table_new(&q->l2, l1_index, host_offset);
     move_slices(&q->l2, old, table);
     publish_table(bs, table);
-    qcow2_quarantine_add(bs, old->host_offset, q->cluster_bytes);
+    qcow2_quarantine_add(bs, old->host_offset, q->cluster_bytes,
+                         QCOW2_FREE_OTHER);
     g_ptr_array_add(q->l2.replaced, old);
     return 0;
 }
@@ -684,15 +691,42 @@ void qcow2_l2_drop_slices(BlockDriverState *bs)
     qcow2_l2_reap(bs);
 }
 
+void qcow2_l2_clean(BlockDriverState *bs)
+{
+    Qcow2State *q = qcow2_state(bs);
+    Qcow2L2Cache *cache = &q->l2;
+
+    for (guint i = cache->slices->len; i-- > 0;) {
+        Qcow2Slice *slice = g_ptr_array_index(cache->slices, i);
+
+        if (!__atomic_exchange_n(&slice->referenced, 0, __ATOMIC_RELAXED) &&
+            may_evict(slice)) {
+            evict(q, slice);
+        }
+    }
+    qcow2_l2_reap(bs);
+}
+
+void qcow2_l2_restart(BlockDriverState *bs)
+{
+    Qcow2State *q = qcow2_state(bs);
+    int64_t entries = q->l2.l1_entries;
+    uint64_t *l1 = g_steal_pointer(&q->l2.l1);
+
+    qcow2_l2_drop_slices(bs);
+    qcow2_l2_destroy(bs);
+    qcow2_l2_init(bs, l1, entries);
+}
+
 /* -- changes -------------------------------------------------------------- */
 
 void qcow2_l2_mark_dirty(BlockDriverState *bs, Qcow2Slice *slice,
-                         uint8_t sectors)
+                         uint8_t parts)
 {
-    if (slice->dirty == 0 && sectors != 0) {
+    if (slice->dirty == 0 && parts != 0) {
         g_ptr_array_add(qcow2_state(bs)->l2.dirty, slice);
     }
-    slice->dirty |= sectors;
+    slice->dirty |= parts;
 }
 
 /* Readers see the old entry or the new one: see the header. */
@@ -718,8 +752,7 @@ void qcow2_l2_set(BlockDriverState *bs, Qcow2Slice *slice, unsigned entry,
         __atomic_store_n(&slice->word[first], value.word, __ATOMIC_SEQ_CST);
     }
     qcow2_l2_mark_dirty(bs, slice,
-                        1u << (first * sizeof(uint64_t) /
-                               QCOW2_SLICE_SECTOR_BYTES));
+                        1u << (first / qcow2_state(bs)->l2.part_words));
 }
 
 void qcow2_l1_set(BlockDriverState *bs, int64_t l1_index, uint64_t value)
@@ -727,6 +760,6 @@ void qcow2_l1_set(BlockDriverState *bs, int64_t l1_index, uint64_t value)
     Qcow2L2Cache *cache = &qcow2_state(bs)->l2;
 
     __atomic_store_n(&cache->l1[l1_index], value, __ATOMIC_RELEASE);
-    cache->l1_dirty[l1_index * sizeof(value) / QCOW2_SLICE_SECTOR_BYTES] = 1;
+    cache->l1_dirty[l1_index * sizeof(value) / QCOW2_SECTOR_BYTES] = 1;
     cache->any_l1_dirty = true;
 }

@@ -2,8 +2,8 @@
 /*
  * L1 and L2 tables in memory
  *
- * The L1 table is whole in memory. L2 tables are cached by slices of at most
- * 4 KiB, found through atomic pointers without a lock by whoever is inside an
+ * The L1 table is whole in memory. L2 tables are cached by slices, of 4 KiB if
+ * nobody wants it otherwise, found through atomic pointers without a lock by whoever is inside an
  * epoch: l1 index -> Qcow2L2Table -> Qcow2Slice -> entry. Entries are in host
  * byte order, of one word, or of two in an image with extended L2 entries.
  * Everything that changes them holds the lock.
@@ -22,8 +22,10 @@
 #include "block/rt/comutex.h"
 #include "block/types.h"
 
-#define QCOW2_SLICE_BYTES_MAX 4096
-#define QCOW2_SLICE_SECTOR_BYTES 512
+/* Dirty parts are written in multiples of this. */
+#define QCOW2_SECTOR_BYTES 512
+/* A slice has so many parts that are dirty each by itself, or fewer. */
+#define QCOW2_SLICE_PARTS_MAX 8
 
 typedef struct Qcow2L2Table Qcow2L2Table;
 
@@ -37,7 +39,7 @@ typedef struct Qcow2Slice {
     Qcow2L2Table *table;
     unsigned index;       /* in the table */
     unsigned pins;        /* under lock: may not be evicted */
-    uint8_t dirty;        /* under lock: a bit for each 512-byte sector */
+    uint8_t dirty;        /* under lock: a bit for each part */
     uint8_t referenced;   /* atomic: used since the clock hand last passed */
     bool is_extended;     /* two words an entry */
     uint32_t sequence;    /* atomic: odd while an extended entry changes */
@@ -63,6 +65,7 @@ typedef struct Qcow2L2Cache {
     unsigned slice_bits;  /* log2 of the entries of a slice */
     unsigned slice_words; /* of 8 bytes */
     unsigned slices_per_table;
+    unsigned part_words;  /* of the parts that a slice's dirty bits mean */
     /* -- under lock -------------------------------------------------------- */
     int64_t slice_limit;   /* how many to keep */
     GPtrArray *slices;     /* all that can be reached */
@@ -83,9 +86,8 @@ typedef struct Qcow2L2Position {
     unsigned entry;    /* of the slice */
 } Qcow2L2Position;
 
-/* Takes @l1 over. @cache_bytes bounds the slices. Control plane. */
-void qcow2_l2_init(BlockDriverState *bs, uint64_t *l1, int64_t l1_entries,
-                   int64_t cache_bytes);
+/* Takes @l1 over. Slices are as q->options say. Control plane. */
+void qcow2_l2_init(BlockDriverState *bs, uint64_t *l1, int64_t l1_entries);
 /* No request may be in flight; what is dirty is lost. */
 void qcow2_l2_destroy(BlockDriverState *bs);
 
@@ -140,9 +142,9 @@ static inline Qcow2L2Entry qcow2_l2_get(const Qcow2Slice *slice,
 void qcow2_l2_set(BlockDriverState *bs, Qcow2Slice *slice, unsigned entry,
                   Qcow2L2Entry value);
 
-/* Marks sectors (a bit each) of a slice as to be written. Lock held. */
+/* Marks parts (a bit each) of a slice as to be written. Lock held. */
 void qcow2_l2_mark_dirty(BlockDriverState *bs, Qcow2Slice *slice,
-                         uint8_t sectors);
+                         uint8_t parts);
 
 /* Sets an L1 entry in memory and marks it dirty. Lock held. */
 void qcow2_l1_set(BlockDriverState *bs, int64_t l1_index, uint64_t value);
@@ -152,6 +154,15 @@ void qcow2_l1_set(BlockDriverState *bs, int64_t l1_index, uint64_t value);
  * or pinned. Control plane, node drained.
  */
 void qcow2_l2_drop_slices(BlockDriverState *bs);
+
+/* Evicts slices that nobody has used since the last call. Lock held. */
+void qcow2_l2_clean(BlockDriverState *bs);
+
+/*
+ * Begins anew with the same L1 and what q->options say now. As above, and no
+ * reader may be left.
+ */
+void qcow2_l2_restart(BlockDriverState *bs);
 
 /* Frees retired slices whose time has come. Lock held. */
 void qcow2_l2_reap(BlockDriverState *bs);

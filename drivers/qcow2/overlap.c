@@ -101,26 +101,61 @@ static bool table_names(const Qcow2State *q, const uint64_t *table,
     return false;
 }
 
-static const char *main_metadata_name(const Qcow2State *q,
+static const struct {
+    unsigned class;
+    const char *name;
+} ranges[QCOW2_RANGES] = {
+    [QCOW2_RANGE_HEADER] = { QCOW2_OVERLAP_MAIN_HEADER, "header" },
+    [QCOW2_RANGE_L1] = { QCOW2_OVERLAP_ACTIVE_L1, "L1 table" },
+    [QCOW2_RANGE_REFTABLE] = { QCOW2_OVERLAP_REFCOUNT_TABLE,
+                               "refcount table" },
+    [QCOW2_RANGE_SNAPSHOTS] = { QCOW2_OVERLAP_SNAPSHOT_TABLE,
+                                "snapshot table" },
+    [QCOW2_RANGE_BITMAPS] = { QCOW2_OVERLAP_BITMAP_DIRECTORY,
+                              "bitmap directory" },
+    [QCOW2_RANGE_CRYPTO] = { QCOW2_OVERLAP_MAIN_HEADER, "crypto header" },
+};
+
+unsigned qcow2_overlap_ranges(unsigned classes)
+{
+    unsigned found = 0;
+
+    for (unsigned i = 0; i < QCOW2_RANGES; i++) {
+        found |= classes & ranges[i].class ? 1u << i : 0;
+    }
+    return found;
+}
+
+static const char *main_metadata_name(const Qcow2State *q, unsigned classes,
                                       int64_t host_offset, int64_t bytes)
 {
-    static const char *const names[QCOW2_RANGES] = {
-        [QCOW2_RANGE_HEADER] = "header",
-        [QCOW2_RANGE_L1] = "L1 table",
-        [QCOW2_RANGE_REFTABLE] = "refcount table",
-        [QCOW2_RANGE_SNAPSHOTS] = "snapshot table",
-        [QCOW2_RANGE_BITMAPS] = "bitmap directory",
-        [QCOW2_RANGE_CRYPTO] = "crypto header",
-    };
-
     for (unsigned i = 0; i < QCOW2_RANGES; i++) {
         const Qcow2HostRange *range = &q->main_metadata[i];
 
-        if (host_offset < range->end && range->start < host_offset + bytes) {
-            return names[i];
+        if ((classes & ranges[i].class) && host_offset < range->end &&
+            range->start < host_offset + bytes) {
+            return ranges[i].name;
         }
     }
     return NULL;
+}
+
+/* Has a snapshot its L1 (or its L2, as @classes say) tables there? */
+static bool is_of_snapshot(const Qcow2State *q, unsigned classes,
+                           int64_t first, int64_t last)
+{
+    for (int64_t i = first; q->snapshot_index && i <= last; i++) {
+        int64_t l1 = qcow2_overlap_number(i, /* is_l2= */ false);
+        int64_t l2 = qcow2_overlap_number(i, /* is_l2= */ true);
+
+        if (((classes & QCOW2_OVERLAP_INACTIVE_L1) &&
+             index_has(q->snapshot_index, l1, l1)) ||
+            ((classes & QCOW2_OVERLAP_INACTIVE_L2) &&
+             index_has(q->snapshot_index, l2, l2))) {
+            return true;
+        }
+    }
+    return false;
 }
 
 /* Was one of the clusters made a table since the index was? */
@@ -137,27 +172,42 @@ static bool late_has(const Qcow2State *q, int64_t first, int64_t last)
     return false;
 }
 
-bool qcow2_overlaps_metadata(BlockDriverState *bs, int64_t host_offset,
-                             int64_t bytes, const char **ret_what)
+/* The same for what the tables in memory name. */
+static const char *table_name(Qcow2State *q, unsigned classes,
+                              int64_t host_offset, int64_t bytes)
 {
-    Qcow2State *q = qcow2_state(bs);
-    const char *what = main_metadata_name(q, host_offset, bytes);
     int64_t first = host_offset >> q->cluster_bits;
     int64_t last = (host_offset + bytes - 1) >> q->cluster_bits;
 
-    if (!what && q->snapshot_index &&
-        index_has(q->snapshot_index, first, last)) {
+    if (!index_has(index_get(q), first, last) && !late_has(q, first, last)) {
+        return NULL;
+    }
+    if ((classes & QCOW2_OVERLAP_REFCOUNT_BLOCK) &&
+        table_names(q, q->refcounts.table, q->refcounts.table_entries,
+                    QCOW2_REFTABLE_OFFSET_MASK, host_offset, bytes)) {
+        return "refcount block";
+    }
+    return (classes & QCOW2_OVERLAP_ACTIVE_L2) &&
+                   table_names(q, q->l2.l1, q->l2.l1_entries,
+                               QCOW2_OFFSET_MASK, host_offset, bytes)
+               ? "L2 table" : NULL;
+}
+
+bool qcow2_overlaps_metadata(BlockDriverState *bs, unsigned classes,
+                             int64_t host_offset, int64_t bytes,
+                             const char **ret_what)
+{
+    Qcow2State *q = qcow2_state(bs);
+    const char *what = main_metadata_name(q, classes, host_offset, bytes);
+
+    if (!what && is_of_snapshot(q, classes, host_offset >> q->cluster_bits,
+                                (host_offset + bytes - 1) >>
+                                    q->cluster_bits)) {
         what = "table of a snapshot";
     }
-    if (!what && (index_has(index_get(q), first, last) ||
-                  late_has(q, first, last))) {
-        if (table_names(q, q->refcounts.table, q->refcounts.table_entries,
-                        QCOW2_REFTABLE_OFFSET_MASK, host_offset, bytes)) {
-            what = "refcount block";
-        } else if (table_names(q, q->l2.l1, q->l2.l1_entries,
-                               QCOW2_OFFSET_MASK, host_offset, bytes)) {
-            what = "L2 table";
-        }
+    if (!what && (classes & (QCOW2_OVERLAP_REFCOUNT_BLOCK |
+                             QCOW2_OVERLAP_ACTIVE_L2))) {
+        what = table_name(q, classes, host_offset, bytes);
     }
     if (what && ret_what) {
         *ret_what = what;
@@ -176,14 +226,14 @@ void qcow2_overlap_note(BlockDriverState *bs, int64_t host_offset)
                      GSIZE_TO_POINTER(host_offset >> q->cluster_bits));
 }
 
-void qcow2_overlap_set_snapshots(BlockDriverState *bs, GArray *clusters)
+void qcow2_overlap_set_snapshots(BlockDriverState *bs, GArray *numbers)
 {
     Qcow2State *q = qcow2_state(bs);
 
     g_clear_pointer(&q->snapshot_index, g_array_unref);
-    if (clusters) {
-        g_array_sort(clusters, compare_clusters);
-        q->snapshot_index = clusters;
+    if (numbers) {
+        g_array_sort(numbers, compare_clusters);
+        q->snapshot_index = numbers;
     }
 }
 
@@ -212,7 +262,8 @@ int coroutine_fn qcow2_overlap_check_entry(BlockDriverState *bs,
         host_offset >= qcow2_file_length(q)) {
         return 0;
     }
-    if (qcow2_overlaps_metadata(bs, host_offset, q->cluster_bytes, &what)) {
+    if (qcow2_overlaps_metadata(bs, q->options.overlap_classes, host_offset,
+                                q->cluster_bytes, &what)) {
         g_debug("%s: L2 entry 0x%" PRIx64 " points at the %s", bdrv_name(bs),
                 entry, what);
         return -EUCLEAN;

@@ -12,30 +12,56 @@
 
 #include "block/types.h"
 
+/* What a write can be kept off; the user's choice (options.h). */
+typedef enum Qcow2OverlapClass {
+    QCOW2_OVERLAP_MAIN_HEADER = 1 << 0, /* and the crypto header */
+    QCOW2_OVERLAP_ACTIVE_L1 = 1 << 1,
+    QCOW2_OVERLAP_ACTIVE_L2 = 1 << 2,
+    QCOW2_OVERLAP_REFCOUNT_TABLE = 1 << 3,
+    QCOW2_OVERLAP_REFCOUNT_BLOCK = 1 << 4,
+    QCOW2_OVERLAP_SNAPSHOT_TABLE = 1 << 5,
+    QCOW2_OVERLAP_INACTIVE_L1 = 1 << 6, /* of snapshots */
+    QCOW2_OVERLAP_INACTIVE_L2 = 1 << 7,
+    QCOW2_OVERLAP_BITMAP_DIRECTORY = 1 << 8,
+} Qcow2OverlapClass;
+
+#define QCOW2_OVERLAP_CLASSES 9
+#define QCOW2_OVERLAP_ALL ((1u << QCOW2_OVERLAP_CLASSES) - 1)
+
 /*
  * qcow2_overlaps_metadata:
- * Does the host range touch a structure that we know of: header, L1, refcount
- * table and blocks, snapshot table, bitmap directory, the L2 tables that the
- * L1 names, L1 and L2 tables of snapshots (of an image open for writing)?
- * *ret_what (may be NULL) names it. No I/O; lock held.
+ * Does the host range touch a structure of @classes that we know of? Tables of
+ * snapshots are known of an image open for writing. *ret_what (may be NULL)
+ * names it. No I/O; lock held.
  */
-bool qcow2_overlaps_metadata(BlockDriverState *bs, int64_t host_offset,
-                             int64_t bytes, const char **ret_what);
+bool qcow2_overlaps_metadata(BlockDriverState *bs, unsigned classes,
+                             int64_t host_offset, int64_t bytes,
+                             const char **ret_what);
+
+/* The main_metadata ranges (bits by their index) that belong to @classes. */
+unsigned qcow2_overlap_ranges(unsigned classes);
 
 /* A new L2 table or refcount block. Lock held. */
 void qcow2_overlap_note(BlockDriverState *bs, int64_t host_offset);
 
+/* How a cluster of a snapshot's table is told. */
+static inline int64_t qcow2_overlap_number(int64_t cluster, bool is_l2)
+{
+    return cluster << 1 | is_l2;
+}
+
 /*
- * The cluster numbers of all L1 and L2 tables of snapshots, in any order, now
- * ours; NULL: none. Lock held, or nobody else there.
+ * The numbers of all L1 and L2 tables of snapshots, in any order, now ours;
+ * NULL: none. Lock held, or nobody else there.
  */
-void qcow2_overlap_set_snapshots(BlockDriverState *bs, GArray *clusters);
+void qcow2_overlap_set_snapshots(BlockDriverState *bs, GArray *numbers);
 
 /*
  * qcow2_overlap_check_entry:
  * May the host cluster of L2 entry @entry be a guest's? 0 also when there is
- * none or it is past the end of the file; -EUCLEAN: it is metadata, or free;
- * other -errno: its refcount cannot be read. Coroutine, lock held.
+ * none or it is past the end of the file; -EUCLEAN: it is metadata of a class
+ * that is to be checked, or free; other -errno: its refcount cannot be read.
+ * Coroutine, lock held.
  */
 int coroutine_fn qcow2_overlap_check_entry(BlockDriverState *bs,
                                            uint64_t entry);

@@ -19,6 +19,7 @@
 #include "block/rt/buffer_pool.h"
 #include "drivers/qcow2/amend.h"
 #include "drivers/qcow2/bitmaps.h"
+#include "drivers/qcow2/cache_clean.h"
 #include "drivers/qcow2/check.h"
 #include "drivers/qcow2/cluster.h"
 #include "drivers/qcow2/compress.h"
@@ -33,9 +34,6 @@
 
 #include <errno.h>
 #include <inttypes.h>
-
-#define L2_CACHE_DEFAULT_BYTES (32 * MIB)
-#define REFCOUNT_CACHE_DEFAULT_BYTES (4 * MIB)
 
 /* -- shared state --------------------------------------------------------- */
 
@@ -154,7 +152,8 @@ static int coroutine_fn write_in_place(BlockDriverState *bs,
     int ret;
 
     if (!qcow2_has_data_file(q) &&
-        qcow2_hits_main_metadata(q, run->host_offset, run->bytes)) {
+        qcow2_hits_ranges(q, q->guarded_ranges, run->host_offset,
+                          run->bytes)) {
         qcow2_mark_corrupt(bs, "an L2 entry points at metadata");
         return -EIO;
     }
@@ -340,7 +339,7 @@ static int coroutine_fn qcow2_co_pdiscard(BlockDriverState *bs,
                         &bytes)) {
         return -ENOTSUP;
     }
-    if (qcow2_state(bs)->discard_no_unref) {
+    if (qcow2_state(bs)->options.discard_no_unref) {
         return clear(bs, offset, bytes, QCOW2_CLEAR_ZERO);
     }
     if (!bs->backing) {
@@ -359,55 +358,6 @@ static int coroutine_fn qcow2_co_flush_to_os(BlockDriverState *bs)
 
 /* -- opening -------------------------------------------------------------- */
 
-static const BlockOptionDesc qcow2_options[] = {
-    { "l2-cache-size", BLOCK_OPTION_SIZE, "memory for L2 tables", "32M",
-      NULL, false, false },
-    { "refcount-cache-size", BLOCK_OPTION_SIZE,
-      "memory for refcount blocks", "4M", NULL, false, false },
-    { "lazy-refcounts", BLOCK_OPTION_BOOL,
-      "accepted; refcounts are always written back lazily and in order",
-      NULL, NULL, false, false },
-    { "pass-discard-request", BLOCK_OPTION_BOOL,
-      "punch freed clusters out of the file (default: when discards reach "
-      "the image)", NULL, NULL, false, false },
-    { "encrypt.format", BLOCK_OPTION_STRING,
-      "aes or luks; the image's own is taken, it must be this one", NULL,
-      NULL, false, false },
-    { "encrypt.key-secret", BLOCK_OPTION_STRING,
-      "id of the secret that opens the image (default: --key)", NULL, NULL,
-      false, false },
-    { "discard-no-unref", BLOCK_OPTION_BOOL,
-      "discarded clusters read zeros, but stay allocated", "off", NULL, false,
-      false },
-    { NULL, BLOCK_OPTION_STRING, NULL, NULL, NULL, false, false },
-};
-
-typedef struct OpenOptions {
-    int64_t l2_cache_bytes;
-    int64_t refcount_cache_bytes;
-    bool lazy_refcounts;
-    bool pass_discard;
-    bool discard_no_unref;
-} OpenOptions;
-
-static bool take_options(BlockOptions *options, BdrvOpenFlags flags,
-                         OpenOptions *opts, GError **error)
-{
-    opts->l2_cache_bytes = L2_CACHE_DEFAULT_BYTES;
-    opts->refcount_cache_bytes = REFCOUNT_CACHE_DEFAULT_BYTES;
-    opts->pass_discard = flags & BDRV_O_UNMAP;
-    return block_options_take_size(options, "l2-cache-size",
-                                   &opts->l2_cache_bytes, error) &&
-           block_options_take_size(options, "refcount-cache-size",
-                                   &opts->refcount_cache_bytes, error) &&
-           block_options_take_bool(options, "lazy-refcounts",
-                                   &opts->lazy_refcounts, error) &&
-           block_options_take_bool(options, "pass-discard-request",
-                                   &opts->pass_discard, error) &&
-           block_options_take_bool(options, "discard-no-unref",
-                                   &opts->discard_no_unref, error);
-}
-
 /* Everything that hangs off the header, from the file into memory. */
 static bool load_tables(BlockDriverState *bs, GError **error)
 {
@@ -419,11 +369,11 @@ static bool load_tables(BlockDriverState *bs, GError **error)
     if (!l1) {
         return false;
     }
-    if (!qcow2_refcount_init(bs, q->refcount_cache_bytes, error)) {
+    if (!qcow2_refcount_init(bs, q->options.refcount_cache_bytes, error)) {
         g_free(l1);
         return false;
     }
-    qcow2_l2_init(bs, l1, header->l1_entries, q->l2_cache_bytes);
+    qcow2_l2_init(bs, l1, header->l1_entries);
     q->inflater =
         qcow2_inflater_new(header->compression_type, q->cluster_bits);
     q->readahead = qcow2_readahead_new(bs);
@@ -448,10 +398,9 @@ static void unload(BlockDriverState *bs)
     qcow2_header_clear(&q->header);
 }
 
-static bool load(BlockDriverState *bs, GError **error)
+static bool load_header(BlockDriverState *bs, GError **error)
 {
     Qcow2State *q = qcow2_state(bs);
-    g_autoptr(GError) local = NULL;
     int64_t length;
 
     if (!qcow2_header_load(bs, &q->header, q->for_check, error)) {
@@ -472,6 +421,14 @@ static bool load(BlockDriverState *bs, GError **error)
     q->allocated_since_barrier = false;
     q->is_corrupt = (q->header.incompatible & QCOW2_INCOMPAT_CORRUPT) != 0;
     qcow2_set_ranges(q);
+    return true;
+}
+
+static bool load(BlockDriverState *bs, GError **error)
+{
+    Qcow2State *q = qcow2_state(bs);
+    g_autoptr(GError) local = NULL;
+
     if (load_tables(bs, q->for_check ? &local : error)) {
         q->for_check = false;
         return true;
@@ -483,7 +440,15 @@ static bool load(BlockDriverState *bs, GError **error)
 bool qcow2_reload(BlockDriverState *bs, GError **error)
 {
     unload(bs);
-    return load(bs, error);
+    return load_header(bs, error) && load(bs, error);
+}
+
+void qcow2_set_options(BlockDriverState *bs, const Qcow2Options *opts)
+{
+    Qcow2State *q = qcow2_state(bs);
+
+    q->options = *opts;
+    q->guarded_ranges = qcow2_overlap_ranges(opts->overlap_classes);
 }
 
 /* Somebody else may have changed the image, also its length. */
@@ -500,75 +465,25 @@ static bool qcow2_invalidate_cache(BlockDriverState *bs, GError **error)
     return true;
 }
 
-/* A dirty image's refcounts are not to be trusted: make them anew. */
-static bool repair_dirty(BlockDriverState *bs, GError **error)
-{
-    Qcow2CheckResult result = { 0 };
-
-    if (!qcow2_check(bs, QCOW2_FIX_LEAKS | QCOW2_FIX_ERRORS, &result,
-                     error)) {
-        g_prefix_error(error, "the image was not closed properly, and "
-                       "repairing it failed: ");
-        return false;
-    }
-    if (result.corruptions > 0 || result.check_errors > 0) {
-        g_set_error(error, IMGFUSE_ERROR, IMGFUSE_ERROR_CORRUPT,
-                    "the image was not closed properly and cannot be "
-                    "repaired: %" PRId64 " errors are left; open it "
-                    "read-only", result.corruptions + result.check_errors);
-        return false;
-    }
-    return qcow2_reload(bs, error);
-}
-
-static bool check_writable(BlockDriverState *bs, BdrvOpenFlags flags,
-                           GError **error)
-{
-    const Qcow2Header *header = &qcow2_state(bs)->header;
-
-    if (!(flags & BDRV_O_RDWR) || (flags & BDRV_O_CHECK)) {
-        return true;
-    }
-    if (header->incompatible & QCOW2_INCOMPAT_CORRUPT) {
-        g_set_error_literal(error, IMGFUSE_ERROR, IMGFUSE_ERROR_CORRUPT,
-                            "the image is marked corrupt: open it read-only, "
-                            "or repair it first");
-        return false;
-    }
-    return !(header->incompatible & QCOW2_INCOMPAT_DIRTY) ||
-           repair_dirty(bs, error);
-}
-
-static bool check_discards(const BlockDriverState *bs, GError **error)
-{
-    const Qcow2State *q = qcow2_state(bs);
-
-    if (q->discard_no_unref && q->header.version < 3) {
-        g_set_error_literal(error, IMGFUSE_ERROR, IMGFUSE_ERROR_OPTION,
-                            "discard-no-unref needs an image of version 3");
-        return false;
-    }
-    return true;
-}
-
 static bool qcow2_open(BlockDriverState *bs, BlockOptions *options,
                        BdrvOpenFlags flags, GError **error)
 {
     Qcow2State *q = qcow2_state(bs);
-    OpenOptions opts = { 0 };
+    Qcow2Options opts;
     void *epoch = NULL;
 
-    if (!take_options(options, flags, &opts, error) ||
-        !bdrv_open_file_child(bs, options, error)) {
+    if (!bdrv_open_file_child(bs, options, error)) {
         return false;
     }
     q->bs = bs;
     q->for_check = flags & BDRV_O_CHECK;
     q->guards = flags & BDRV_O_RDWR;
-    q->discard_to_file = opts.pass_discard;
-    q->discard_no_unref = opts.discard_no_unref;
-    q->l2_cache_bytes = opts.l2_cache_bytes;
-    q->refcount_cache_bytes = opts.refcount_cache_bytes;
+    if (!load_header(bs, error) ||
+        !qcow2_options_take(options, flags, &q->header, &opts, error)) {
+        qcow2_header_clear(&q->header);
+        return false;
+    }
+    qcow2_set_options(bs, &opts);
     if (posix_memalign(&epoch, 64, sizeof(Qcow2Epoch)) != 0) {
         g_error("no memory for an epoch");
     }
@@ -579,7 +494,7 @@ static bool qcow2_open(BlockDriverState *bs, BlockOptions *options,
     if (!load(bs, error) ||
         !qcow2_data_file_open(bs, options, flags, error) ||
         !qcow2_crypto_open(bs, options, flags, error) ||
-        !check_discards(bs, error) || !check_writable(bs, flags, error)) {
+        !qcow2_check_writable(bs, flags, error)) {
         qcow2_crypto_close(bs);
         unload(bs);
         g_clear_pointer(&epoch, free);
@@ -592,6 +507,7 @@ static bool qcow2_open(BlockDriverState *bs, BlockOptions *options,
     if ((flags & BDRV_O_RDWR) && !(flags & BDRV_O_CHECK)) {
         qcow2_bitmaps_track(bs);
     }
+    qcow2_cache_clean_init(bs);
     return true;
 }
 
@@ -608,8 +524,7 @@ static void cut_file(BlockDriverState *bs)
     }
 }
 
-/* In memory nothing may be left that the file lacks. 0 or -errno. */
-static int settle(BlockDriverState *bs)
+int qcow2_settle(BlockDriverState *bs)
 {
     int ret = qcow2_state(bs)->l2.slices ? qcow2_commit_all(bs) : 0;
 
@@ -629,7 +544,8 @@ static void qcow2_close(BlockDriverState *bs)
 {
     Qcow2State *q = qcow2_state(bs);
 
-    (void) settle(bs); /* said there; nobody is left to tell */
+    qcow2_cache_clean_stop(bs);
+    (void) qcow2_settle(bs); /* said there; nobody is left to tell */
     qcow2_crypto_close(bs);
     unload(bs);
     g_clear_pointer(&q->views, g_ptr_array_unref);
@@ -639,58 +555,19 @@ static void qcow2_close(BlockDriverState *bs)
     g_clear_pointer(&q->epoch, free);
 }
 
-/* What was loaded for reading only is loaded anew, guarded. */
-static bool prepare_for_writes(BlockReopenState *state, GError **error)
-{
-    Qcow2State *q = qcow2_state(state->bs);
-    bool had_guards = q->guards;
+/* -- own sources of requests ---------------------------------------------- */
 
-    q->guards = true;
-    if (!check_writable(state->bs, state->flags, error) ||
-        !qcow2_snapshots_guard(state->bs, error)) {
-        q->guards = had_guards;
-        return false;
-    }
-    if (!had_guards) {
-        qcow2_l2_drop_slices(state->bs);
-    }
-    return true;
+static void qcow2_drain_begin(BlockDriverState *bs)
+{
+    qcow2_readahead_stop(bs);
+    qcow2_cache_clean_stop(bs);
 }
 
-static bool qcow2_reopen_prepare(BlockReopenState *state, GError **error)
+static void qcow2_drain_end(BlockDriverState *bs)
 {
-    int ret;
-
-    if (state->flags & BDRV_O_RDWR) {
-        return prepare_for_writes(state, error);
-    }
-    ret = settle(state->bs);
-    if (ret < 0) {
-        error_set_errno(error, -ret, "writing back metadata");
-    }
-    return ret >= 0;
+    qcow2_readahead_resume(bs);
+    qcow2_cache_clean_start(bs);
 }
-
-static void qcow2_reopen_commit(BlockReopenState *state)
-{
-    qcow2_state(state->bs)->write_state = 0;
-    if (state->flags & BDRV_O_RDWR) {
-        qcow2_bitmaps_track(state->bs);
-    } else {
-        (void) qcow2_bitmaps_untrack(state->bs); /* prepare has stored them */
-    }
-}
-
-static void qcow2_reopen_abort(BlockReopenState *state)
-{
-    /* What prepare wrote back was due anyway. */
-}
-
-static const BlockReopenOps qcow2_reopen_ops = {
-    .prepare = qcow2_reopen_prepare,
-    .commit = qcow2_reopen_commit,
-    .abort = qcow2_reopen_abort,
-};
 
 /* -- facts ---------------------------------------------------------------- */
 
@@ -720,140 +597,6 @@ static void qcow2_refresh_limits(BlockDriverState *bs)
     bs->limits.max_pdiscard = 0;
 }
 
-static bool qcow2_get_info(BlockDriverState *bs, BlockDriverInfo *info)
-{
-    const Qcow2State *q = qcow2_state(bs);
-    const Qcow2Header *header = &q->header;
-
-    info->cluster_bytes = q->cluster_bytes;
-    info->subcluster_bytes = q->subcluster_bytes;
-    info->vm_state_offset = header->l1_entries
-                            << (q->cluster_bits + q->l2_bits);
-    info->is_dirty = header->incompatible & QCOW2_INCOMPAT_DIRTY;
-    info->is_corrupt = header->incompatible & QCOW2_INCOMPAT_CORRUPT;
-    return true;
-}
-
-static void add_bitmaps(JsonBuilder *builder, BlockDriverState *bs)
-{
-    const GPtrArray *bitmaps = qcow2_state(bs)->bitmaps;
-
-    if (!bitmaps || bitmaps->len == 0) {
-        return;
-    }
-    json_builder_set_member_name(builder, "bitmaps");
-    json_builder_begin_array(builder);
-    for (guint i = 0; i < bitmaps->len; i++) {
-        const Qcow2Bitmap *bitmap = g_ptr_array_index(bitmaps, i);
-        uint32_t flags = __atomic_load_n(&bitmap->flags, __ATOMIC_RELAXED);
-        g_autofree char *name = g_utf8_make_valid(bitmap->info.name, -1);
-
-        json_builder_begin_object(builder);
-        json_builder_set_member_name(builder, "flags");
-        json_builder_begin_array(builder);
-        if (flags & QCOW2_BITMAP_IN_USE) {
-            json_builder_add_string_value(builder, "in-use");
-        }
-        if (flags & QCOW2_BITMAP_AUTO) {
-            json_builder_add_string_value(builder, "auto");
-        }
-        json_builder_end_array(builder);
-        json_builder_set_member_name(builder, "name");
-        json_builder_add_string_value(builder, name);
-        json_builder_set_member_name(builder, "granularity");
-        json_builder_add_int_value(builder, bitmap->info.granularity);
-        json_builder_end_object(builder);
-    }
-    json_builder_end_array(builder);
-}
-
-static void add_flag(JsonBuilder *builder, const char *name, bool value)
-{
-    json_builder_set_member_name(builder, name);
-    json_builder_add_boolean_value(builder, value);
-}
-
-static void add_data_file(JsonBuilder *builder, const Qcow2Header *header)
-{
-    if (!(header->incompatible & QCOW2_INCOMPAT_DATA_FILE)) {
-        return;
-    }
-    if (header->data_file) {
-        g_autofree char *name = g_utf8_make_valid(header->data_file, -1);
-
-        json_builder_set_member_name(builder, "data-file");
-        json_builder_add_string_value(builder, name);
-    }
-    add_flag(builder, "data-file-raw",
-             header->autoclear & QCOW2_AUTOCLEAR_DATA_FILE_RAW);
-}
-
-/* Names, values and their order as image tools print them. */
-static JsonNode *qcow2_get_specific_info(BlockDriverState *bs)
-{
-    const Qcow2Header *header = &qcow2_state(bs)->header;
-    g_autoptr(JsonBuilder) builder = json_builder_new();
-
-    json_builder_begin_object(builder);
-    json_builder_set_member_name(builder, "compat");
-    json_builder_add_string_value(builder,
-                                  header->version < 3 ? "0.10" : "1.1");
-    json_builder_set_member_name(builder, "compression-type");
-    json_builder_add_string_value(
-        builder, header->compression_type ? "zstd" : "zlib");
-    if (header->version >= 3) {
-        add_flag(builder, "lazy-refcounts",
-                 header->compatible & QCOW2_COMPAT_LAZY_REFCOUNTS);
-    }
-    add_bitmaps(builder, bs);
-    json_builder_set_member_name(builder, "refcount-bits");
-    json_builder_add_int_value(builder, 1 << header->refcount_order);
-    qcow2_crypto_add_info(bs, builder);
-    add_data_file(builder, header);
-    if (header->version >= 3) {
-        add_flag(builder, "corrupt",
-                 header->incompatible & QCOW2_INCOMPAT_CORRUPT);
-        add_flag(builder, "extended-l2",
-                 header->incompatible & QCOW2_INCOMPAT_EXTENDED_L2);
-    }
-    json_builder_end_object(builder);
-    return json_builder_get_root(builder);
-}
-
-/* The number of L2 slices in memory, asked under the lock. */
-typedef struct SliceCount {
-    Qcow2State *q;
-    guint slices;
-} SliceCount;
-
-static void coroutine_fn count_slices(void *opaque)
-{
-    SliceCount *count = opaque;
-
-    co_mutex_lock(&count->q->lock);
-    count->slices = count->q->l2.slices->len;
-    co_mutex_unlock(&count->q->lock);
-}
-
-static JsonNode *qcow2_get_cache_figures(BlockDriverState *bs)
-{
-    Qcow2State *q = qcow2_state(bs);
-    SliceCount count = { .q = q };
-    g_autoptr(JsonBuilder) builder = json_builder_new();
-
-    aio_run_sync(count_slices, &count);
-    json_builder_begin_object(builder);
-    json_builder_set_member_name(builder, "l2-slice-bytes");
-    json_builder_add_int_value(
-        builder, (gint64)sizeof(uint64_t) << q->l2.slice_bits);
-    json_builder_set_member_name(builder, "l2-slices");
-    json_builder_add_int_value(builder, count.slices);
-    json_builder_set_member_name(builder, "l2-slices-max");
-    json_builder_add_int_value(builder, q->l2.slice_limit);
-    json_builder_end_object(builder);
-    return json_builder_get_root(builder);
-}
-
 /* Preallocated clusters of an encrypted image decrypt to noise. */
 static bool qcow2_has_zero_init(BlockDriverState *bs)
 {
@@ -876,12 +619,12 @@ const BlockDriver bdrv_qcow2 = {
     .probe = qcow2_probe,
     .open = qcow2_open,
     .close = qcow2_close,
-    .drain_begin = qcow2_readahead_stop,
+    .drain_begin = qcow2_drain_begin,
     .drain_poll = qcow2_readahead_is_running,
-    .drain_end = qcow2_readahead_resume,
+    .drain_end = qcow2_drain_end,
     .refresh_limits = qcow2_refresh_limits,
     .reopen = &qcow2_reopen_ops,
-    .inactivate = settle,
+    .inactivate = qcow2_settle,
     .invalidate_cache = qcow2_invalidate_cache,
     .create = &qcow2_create_ops,
     .amend = &qcow2_amend_ops,

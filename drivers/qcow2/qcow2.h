@@ -3,6 +3,9 @@
  * state of one open qcow2 image, shared by the files of this driver
  *
  *   qcow2.c     driver table, opening, the loops of read, write, zero, discard
+ *   options.c, reopen.c  what a user may choose, and change while in use
+ *   info.c      what the image says of itself
+ *   cache_clean.c  what nobody has used for long leaves the caches
  *   header.c    header bytes <-> native values
  *   l2_cache.c  guest offset -> L2 entry: L1 and slices of L2 tables in memory
  *   map.c       L2 entry -> run of clusters, and reading it
@@ -50,12 +53,16 @@
 
 #include "block/driver.h"
 #include "block/rt/comutex.h"
+#include "block/rt/timer.h"
 #include "drivers/qcow2/commit.h"
 #include "drivers/qcow2/epoch.h"
 #include "drivers/qcow2/format.h"
 #include "drivers/qcow2/header.h"
 #include "drivers/qcow2/l2_cache.h"
+#include "drivers/qcow2/options.h"
 #include "drivers/qcow2/refcount.h"
+
+#include <limits.h>
 
 /* Structures that a guest write must never hit. */
 enum {
@@ -95,10 +102,9 @@ typedef struct Qcow2State {
     unsigned subclusters; /* of a cluster: 32, or 1 without extended entries */
     unsigned subcluster_bits; /* log2 of their bytes */
     int64_t subcluster_bytes;
-    int64_t l2_cache_bytes;
-    int64_t refcount_cache_bytes;
-    bool discard_to_file; /* freed clusters are punched out of the file */
-    bool discard_no_unref; /* discarded clusters stay allocated */
+    Qcow2Options options;    /* changes at reopen, node drained */
+    AioTimer clean_timer;    /* cache_clean.c's */
+    unsigned guarded_ranges; /* of main_metadata: options.overlap_classes */
     BdrvChild *data;      /* where guest clusters are: see data_file.h */
     bool for_check;       /* opened though damaged: no I/O but checking */
     bool guards; /* loaded entries are checked: there may be writes */
@@ -166,21 +172,28 @@ void qcow2_set_range(Qcow2State *q, unsigned which, int64_t start,
 /* Sets all main_metadata ranges from the header. */
 void qcow2_set_ranges(Qcow2State *q);
 
-/* Would a guest write to the host range destroy the image's structures? */
-static inline bool qcow2_hits_main_metadata(const Qcow2State *q,
-                                            int64_t host_offset,
-                                            int64_t bytes)
+/* Does the host range touch one of @ranges (bits) of main_metadata? */
+static inline bool qcow2_hits_ranges(const Qcow2State *q, unsigned ranges,
+                                     int64_t host_offset, int64_t bytes)
 {
     for (unsigned i = 0; i < QCOW2_RANGES; i++) {
         const Qcow2HostRange *range = &q->main_metadata[i];
         int64_t start = __atomic_load_n(&range->start, __ATOMIC_RELAXED);
         int64_t end = __atomic_load_n(&range->end, __ATOMIC_RELAXED);
 
-        if (host_offset < end && start < host_offset + bytes) {
+        if (host_offset < end && start < host_offset + bytes &&
+            (ranges & (1u << i))) {
             return true;
         }
     }
     return false;
+}
+
+static inline bool qcow2_hits_main_metadata(const Qcow2State *q,
+                                            int64_t host_offset,
+                                            int64_t bytes)
+{
+    return qcow2_hits_ranges(q, UINT_MAX, host_offset, bytes);
 }
 
 /*
@@ -206,6 +219,30 @@ int coroutine_fn qcow2_prepare_write(BlockDriverState *bs);
  * qcow2_commit_all. Control plane, node drained.
  */
 bool qcow2_reload(BlockDriverState *bs, GError **error);
+
+/*
+ * qcow2_settle:
+ * In memory nothing is left that the file lacks, and the file ends with its
+ * last cluster. 0 or -errno, also told as a warning. Control plane, drained.
+ */
+int qcow2_settle(BlockDriverState *bs);
+
+/* Takes @opts over; the caches are the caller's. Control plane, drained. */
+void qcow2_set_options(BlockDriverState *bs, const Qcow2Options *opts);
+
+/*
+ * qcow2_check_writable (reopen.c):
+ * May an image whose header was loaded be opened with @flags? Refcounts that
+ * were left wrong are made right on the way.
+ */
+bool qcow2_check_writable(BlockDriverState *bs, BdrvOpenFlags flags,
+                          GError **error);
+extern const BlockReopenOps qcow2_reopen_ops;
+
+/* info.c: for the driver's table. */
+bool qcow2_get_info(BlockDriverState *bs, BlockDriverInfo *info);
+JsonNode *qcow2_get_specific_info(BlockDriverState *bs);
+JsonNode *qcow2_get_cache_figures(BlockDriverState *bs);
 
 /* status.c */
 int coroutine_fn qcow2_co_block_status(BlockDriverState *bs, bool want_zero,

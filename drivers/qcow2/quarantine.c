@@ -28,12 +28,13 @@ void qcow2_freed_batch_free(Qcow2FreedBatch *batch)
     }
 }
 
-static void append_freed(GArray *array, Qcow2Freed freed)
+void qcow2_freed_append(GArray *array, Qcow2Freed freed)
 {
     Qcow2Freed *last =
         array->len ? &g_array_index(array, Qcow2Freed, array->len - 1) : NULL;
 
-    if (last && last->host_offset + last->bytes == freed.host_offset) {
+    if (last && last->host_offset + last->bytes == freed.host_offset &&
+        last->reason == freed.reason) {
         last->bytes += freed.bytes;
     } else {
         g_array_append_val(array, freed);
@@ -41,17 +42,19 @@ static void append_freed(GArray *array, Qcow2Freed freed)
 }
 
 void qcow2_quarantine_add(BlockDriverState *bs, int64_t host_offset,
-                          int64_t bytes)
+                          int64_t bytes, Qcow2FreeReason reason)
 {
     Qcow2State *q = qcow2_state(bs);
     int64_t start = align_down(host_offset, q->cluster_bytes);
     int64_t end = align_up(host_offset + bytes, q->cluster_bytes);
 
-    append_freed(q->quarantine.open, (Qcow2Freed){ start, end - start });
+    qcow2_freed_append(q->quarantine.open,
+                       (Qcow2Freed){ start, end - start, reason });
     q->quarantine.open_bytes += end - start;
 }
 
-void qcow2_quarantine_add_entry(BlockDriverState *bs, uint64_t entry)
+void qcow2_quarantine_add_entry(BlockDriverState *bs, uint64_t entry,
+                                Qcow2FreeReason reason)
 {
     Qcow2State *q = qcow2_state(bs);
     int64_t host_offset = entry & QCOW2_OFFSET_MASK;
@@ -70,7 +73,7 @@ void qcow2_quarantine_add_entry(BlockDriverState *bs, uint64_t entry)
                 bdrv_name(bs), entry);
         return;
     }
-    qcow2_quarantine_add(bs, host_offset, bytes);
+    qcow2_quarantine_add(bs, host_offset, bytes, reason);
 }
 
 Qcow2FreedBatch *qcow2_quarantine_close(BlockDriverState *bs)
@@ -99,8 +102,8 @@ void qcow2_quarantine_reopen(BlockDriverState *bs, Qcow2FreedBatch *batch)
         return;
     }
     for (guint i = 0; i < batch->freed->len; i++) {
-        append_freed(quarantine->open,
-                     g_array_index(batch->freed, Qcow2Freed, i));
+        qcow2_freed_append(quarantine->open,
+                           g_array_index(batch->freed, Qcow2Freed, i));
     }
     quarantine->open_has_compressed |= batch->has_compressed;
     quarantine->open_bytes += batch->bytes;
@@ -159,8 +162,9 @@ static void coroutine_fn drop_cluster(BlockDriverState *bs, int64_t cluster)
 
     /* On damage a leak is the safe side. */
     if (qcow2_refcount_of(bs, host_offset, &count) < 0 || count == 0 ||
-        (count == 1 && qcow2_overlaps_metadata(bs, host_offset,
-                                               q->cluster_bytes, NULL))) {
+        (count == 1 &&
+         qcow2_overlaps_metadata(bs, QCOW2_OVERLAP_ALL, host_offset,
+                                 q->cluster_bytes, NULL))) {
         return;
     }
     (void) qcow2_refcount_add(bs, host_offset, -1);

@@ -162,7 +162,7 @@ bool qcow2_refcount_init(BlockDriverState *bs, int64_t cache_bytes,
     counts->dirty_blocks = g_hash_table_new(NULL, NULL);
     counts->table_dirty =
         g_malloc0(div_round_up(counts->table_entries, TABLE_SECTOR_ENTRIES));
-    counts->block_limit = MAX(cache_bytes >> q->cluster_bits, BLOCKS_MIN);
+    qcow2_refcount_set_limit(bs, cache_bytes);
     counts->table_offset = counts->disk_table_offset =
         q->header.reftable_offset;
     counts->table_clusters = counts->disk_table_clusters =
@@ -284,6 +284,39 @@ static Qcow2RefBlock *add_block(Qcow2State *q, int64_t table_index,
     return block;
 }
 
+void qcow2_refcount_set_limit(BlockDriverState *bs, int64_t cache_bytes)
+{
+    Qcow2State *q = qcow2_state(bs);
+
+    q->refcounts.block_limit = MAX(cache_bytes >> q->cluster_bits, BLOCKS_MIN);
+}
+
+static bool may_evict(const Qcow2RefBlock *block)
+{
+    return !block->is_dirty && block->pins == 0;
+}
+
+static void evict(Qcow2Refcounts *counts, Qcow2RefBlock *block)
+{
+    counts->block[block->table_index] = NULL;
+    g_ptr_array_remove_fast(counts->blocks, block);
+    block_free(block);
+}
+
+void qcow2_refcount_clean(BlockDriverState *bs)
+{
+    Qcow2Refcounts *counts = &qcow2_state(bs)->refcounts;
+
+    for (guint i = counts->blocks->len; i-- > 0;) {
+        Qcow2RefBlock *block = g_ptr_array_index(counts->blocks, i);
+
+        if (may_evict(block) && block->last_use <= counts->cleaned_at) {
+            evict(counts, block);
+        }
+    }
+    counts->cleaned_at = counts->use_clock;
+}
+
 void qcow2_refcount_trim(BlockDriverState *bs)
 {
     Qcow2Refcounts *counts = &qcow2_state(bs)->refcounts;
@@ -294,8 +327,7 @@ void qcow2_refcount_trim(BlockDriverState *bs)
         for (guint i = 0; i < counts->blocks->len; i++) {
             Qcow2RefBlock *block = g_ptr_array_index(counts->blocks, i);
 
-            if (!block->is_dirty && block->pins == 0 &&
-                block->last_use != counts->use_clock &&
+            if (may_evict(block) && block->last_use != counts->use_clock &&
                 (!oldest || block->last_use < oldest->last_use)) {
                 oldest = block;
             }
@@ -303,9 +335,7 @@ void qcow2_refcount_trim(BlockDriverState *bs)
         if (!oldest) {
             return; /* all dirty: the next commit makes room */
         }
-        counts->block[oldest->table_index] = NULL;
-        g_ptr_array_remove_fast(counts->blocks, oldest);
-        block_free(oldest);
+        evict(counts, oldest);
     }
 }
 
@@ -619,7 +649,8 @@ static int coroutine_fn grow_table(BlockDriverState *bs, int64_t entries)
     counts->table_offset = start << q->cluster_bits;
     counts->table_clusters = clusters;
     counts->table_moved = true;
-    qcow2_quarantine_add(bs, old_offset, old_clusters << q->cluster_bits);
+    qcow2_quarantine_add(bs, old_offset, old_clusters << q->cluster_bits,
+                         QCOW2_FREE_OTHER);
     return 0;
 }
 

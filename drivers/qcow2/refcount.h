@@ -9,7 +9,7 @@
 #ifndef DRIVERS_QCOW2_REFCOUNT_H
 #define DRIVERS_QCOW2_REFCOUNT_H
 
-#include "block/types.h"
+#include "drivers/qcow2/options.h"
 
 typedef struct Qcow2RefBlock {
     int64_t table_index;
@@ -32,6 +32,7 @@ typedef struct Qcow2Refcounts {
     GHashTable *dirty_blocks;  /* set of Qcow2RefBlock */
     int64_t block_limit;       /* how many to keep */
     uint64_t use_clock;
+    uint64_t cleaned_at;       /* use_clock when unused blocks last went */
     uint8_t *table_dirty;      /* a flag for each 512-byte sector */
     bool any_table_dirty;
     bool table_moved;          /* not where the header on disk says */
@@ -47,6 +48,7 @@ typedef struct Qcow2Refcounts {
 typedef struct Qcow2Freed {
     int64_t host_offset; /* cluster-aligned */
     int64_t bytes;
+    Qcow2FreeReason reason;
 } Qcow2Freed;
 
 /* Freed ranges of one commit. */
@@ -112,10 +114,14 @@ void coroutine_fn qcow2_unalloc_clusters(BlockDriverState *bs,
  * when that is durable and nobody uses it any more. No I/O.
  */
 void qcow2_quarantine_add(BlockDriverState *bs, int64_t host_offset,
-                          int64_t bytes);
+                          int64_t bytes, Qcow2FreeReason reason);
 
 /* Drops what the L2 entry @entry points at, whatever kind it is. No I/O. */
-void qcow2_quarantine_add_entry(BlockDriverState *bs, uint64_t entry);
+void qcow2_quarantine_add_entry(BlockDriverState *bs, uint64_t entry,
+                                Qcow2FreeReason reason);
+
+/* Adds @freed to an array of such, joined with the last one if it can be. */
+void qcow2_freed_append(GArray *array, Qcow2Freed freed);
 
 /*
  * The freed ranges of a commit that has become durable: closes what is open
@@ -147,5 +153,11 @@ void qcow2_refcount_mark_dirty(BlockDriverState *bs, Qcow2RefBlock *block,
 
 /* Evicts clean blocks above the limit. */
 void qcow2_refcount_trim(BlockDriverState *bs);
+
+/* Another bound for the blocks in memory. */
+void qcow2_refcount_set_limit(BlockDriverState *bs, int64_t cache_bytes);
+
+/* Evicts clean blocks that nobody has used since the last call. */
+void qcow2_refcount_clean(BlockDriverState *bs);
 
 #endif

@@ -39,7 +39,7 @@ static void swap_l1_arrays(Qcow2L2Cache *cache, int64_t entries)
     int64_t old = cache->l1_entries;
     uint64_t *l1 = g_new0(uint64_t, entries);
     Qcow2L2Table **table = g_new0(Qcow2L2Table *, entries);
-    int64_t sectors = div_round_up(entries * 8, QCOW2_SLICE_SECTOR_BYTES);
+    int64_t sectors = div_round_up(entries * 8, QCOW2_SECTOR_BYTES);
 
     memcpy(l1, cache->l1, old * sizeof(*l1));
     memcpy(table, cache->table, old * sizeof(*table));
@@ -84,7 +84,7 @@ static int coroutine_fn switch_l1(BlockDriverState *bs, int64_t host_offset,
     q->header.l1_entries = entries;
     qcow2_set_range(q, QCOW2_RANGE_L1, host_offset, entries * 8);
     if (old_bytes > 0) {
-        qcow2_quarantine_add(bs, old_offset, old_bytes);
+        qcow2_quarantine_add(bs, old_offset, old_bytes, QCOW2_FREE_OTHER);
     }
     co_mutex_unlock(&q->lock);
     return ret;

@@ -104,6 +104,8 @@ typedef struct Walk {
     int delta;
     int64_t limit; /* stop after so many clusters */
     int64_t done;
+    Qcow2FreeReason reason;
+    GArray *freed; /* of Qcow2Freed: to be punched; NULL: nothing is */
 } Walk;
 
 /* A reference more or less to each cluster of the range. Lock held. */
@@ -119,7 +121,8 @@ static int coroutine_fn walk_range(Walk *walk, int64_t host_offset,
         int ret = qcow2_refcount_of(walk->bs, at, &count);
 
         if (walk->delta < 0 && count == 1 &&
-            qcow2_overlaps_metadata(walk->bs, at, q->cluster_bytes, NULL)) {
+            qcow2_overlaps_metadata(walk->bs, QCOW2_OVERLAP_ALL, at,
+                                    q->cluster_bytes, NULL)) {
             continue; /* a damaged image: better a leak */
         }
         if (ret >= 0) {
@@ -128,9 +131,35 @@ static int coroutine_fn walk_range(Walk *walk, int64_t host_offset,
         if (ret < 0 && walk->delta > 0) {
             return ret;
         }
+        if (ret >= 0 && walk->delta < 0 && count == 1 && walk->freed) {
+            qcow2_freed_append(walk->freed,
+                               (Qcow2Freed){ at, q->cluster_bytes,
+                                             walk->reason });
+        }
         walk->done++;
     }
     return 0;
+}
+
+/* Free, and nobody allocates meanwhile: the file need not keep it. */
+static void coroutine_fn punch_freed(Walk *walk)
+{
+    BlockDriverState *bs = walk->bs;
+    int64_t length = qcow2_file_length(qcow2_state(bs));
+
+    for (guint i = 0; walk->freed && i < walk->freed->len; i++) {
+        const Qcow2Freed *freed = &g_array_index(walk->freed, Qcow2Freed, i);
+        int64_t bytes = MIN(freed->bytes, length - freed->host_offset);
+
+        if (bytes > 0) {
+            bdrv_debug_event(bs->file, BLOCK_DEBUG_CLUSTER_FREE);
+            /* A hint: freeing is complete without it. */
+            (void) bdrv_co_pdiscard(bs->file, freed->host_offset, bytes);
+        }
+    }
+    if (walk->freed) {
+        g_array_set_size(walk->freed, 0);
+    }
 }
 
 static int coroutine_fn walk_entry(Walk *walk, uint64_t entry)
@@ -189,6 +218,7 @@ static int coroutine_fn walk_tree(Walk *walk, const uint64_t *l1,
                              q->cluster_bytes);
         }
         co_mutex_unlock(&q->lock);
+        punch_freed(walk);
         if (ret < 0 && walk->delta < 0) {
             ret = 0; /* what cannot be read is leaked */
         }
@@ -203,34 +233,52 @@ static int coroutine_fn walk_tree(Walk *walk, const uint64_t *l1,
 static int coroutine_fn raise_tree(BlockDriverState *bs, const uint64_t *l1,
                                    int64_t l1_entries)
 {
-    Walk walk = { bs, 1, INT64_MAX, 0 };
+    Walk walk = { .bs = bs, .delta = 1, .limit = INT64_MAX };
     int ret = walk_tree(&walk, l1, l1_entries);
 
     if (ret < 0) {
-        Walk back = { bs, -1, walk.done, 0 };
+        Walk back = { .bs = bs, .delta = -1, .limit = walk.done };
 
         (void) walk_tree(&back, l1, l1_entries);
     }
     return ret;
 }
 
+/* One that gives up, for good: the header on disk names nothing of it. */
+static Walk walk_down(BlockDriverState *bs, Qcow2FreeReason reason)
+{
+    return (Walk) {
+        .bs = bs,
+        .delta = -1,
+        .limit = INT64_MAX,
+        .reason = reason,
+        .freed = qcow2_state(bs)->options.punch[reason]
+                     ? g_array_new(FALSE, FALSE, sizeof(Qcow2Freed)) : NULL,
+    };
+}
+
 static int coroutine_fn lower_tree(BlockDriverState *bs, const uint64_t *l1,
                                    int64_t l1_entries)
 {
-    Walk walk = { bs, -1, INT64_MAX, 0 };
+    Walk walk = walk_down(bs, QCOW2_FREE_SNAPSHOT);
+    int ret = walk_tree(&walk, l1, l1_entries);
 
-    return walk_tree(&walk, l1, l1_entries);
+    g_clear_pointer(&walk.freed, g_array_unref);
+    return ret;
 }
 
 static void coroutine_fn lower_range(BlockDriverState *bs,
-                                     int64_t host_offset, int64_t bytes)
+                                     int64_t host_offset, int64_t bytes,
+                                     Qcow2FreeReason reason)
 {
-    Walk walk = { bs, -1, INT64_MAX, 0 };
+    Walk walk = walk_down(bs, reason);
     Qcow2State *q = qcow2_state(bs);
 
     co_mutex_lock(&q->lock);
     (void) walk_range(&walk, host_offset, bytes); /* a leak at worst */
     co_mutex_unlock(&q->lock);
+    punch_freed(&walk);
+    g_clear_pointer(&walk.freed, g_array_unref);
 }
 
 /* -- COPIED: is the count exactly 1? -------------------------------------- */
@@ -412,7 +460,7 @@ static void coroutine_fn adopt_table(Change *change)
                     change->table_bytes);
     /* What cannot be read is not known to the guard, no more. */
     (void) qcow2_snapshots_index(change->bs);
-    lower_range(change->bs, old.start, old.end - old.start);
+    lower_range(change->bs, old.start, old.end - old.start, QCOW2_FREE_OTHER);
 }
 
 /* -- create --------------------------------------------------------------- */
@@ -574,7 +622,7 @@ static void coroutine_fn adopt_l1(BlockDriverState *bs, int64_t size,
     q->header.l1_offset = offset;
     q->header.l1_entries = entries;
     qcow2_l2_destroy(bs);
-    qcow2_l2_init(bs, l1, entries, q->l2_cache_bytes);
+    qcow2_l2_init(bs, l1, entries);
     qcow2_set_range(q, QCOW2_RANGE_L1, offset, entries * 8);
     __atomic_store_n(&bs->length, size, __ATOMIC_RELEASE);
 }
@@ -619,7 +667,7 @@ static int coroutine_fn go_to_l1(Change *change, uint64_t *l1,
     adopt_l1(bs, size, change->l1.offset, g_memdup2(l1, MAX(entries, 1) * 8),
              entries);
     ret = lower_tree(bs, old, old_entries);
-    lower_range(bs, old_offset, old_entries * 8);
+    lower_range(bs, old_offset, old_entries * 8, QCOW2_FREE_SNAPSHOT);
     qcow2_inflater_invalidate(q->inflater);
     finish(bs, ret < 0 ? ret : refresh_copied(bs));
     return 0;
@@ -700,7 +748,7 @@ static void coroutine_fn remove_entry(void *opaque)
         g_ptr_array_remove_index(q->snapshots, index);
         adopt_table(change);
         ret = lower_tree(bs, l1, l1_entries);
-        lower_range(bs, l1_offset, l1_entries * 8);
+        lower_range(bs, l1_offset, l1_entries * 8, QCOW2_FREE_SNAPSHOT);
         qcow2_inflater_invalidate(q->inflater);
         finish(bs, ret < 0 ? ret : refresh_copied(bs));
         ret = 0;

@@ -267,24 +267,41 @@ uint64_t *coroutine_fn qcow2_co_read_l1(BlockDriverState *bs,
     return g_steal_pointer(&l1);
 }
 
-/* Each number once: snapshots share most of their tables. */
-static void add_numbers(const Qcow2State *q, const Qcow2Snapshot *snapshot,
-                        const uint64_t *l1, GHashTable *numbers)
+static void add_number(GHashTable *numbers, int64_t cluster, bool is_l2)
 {
+    g_hash_table_add(numbers,
+                     GSIZE_TO_POINTER(qcow2_overlap_number(cluster, is_l2)));
+}
+
+/*
+ * Each number once: snapshots share most of their tables. L2 tables only if
+ * somebody asks for them: the L1 table has to be read.
+ */
+static int coroutine_fn add_numbers(BlockDriverState *bs,
+                                    const Qcow2Snapshot *snapshot,
+                                    GHashTable *numbers)
+{
+    const Qcow2State *q = qcow2_state(bs);
     int64_t first = snapshot->l1_offset >> q->cluster_bits;
     int64_t clusters = div_round_up(snapshot->l1_entries * 8,
                                     q->cluster_bytes);
+    g_autofree uint64_t *l1 = NULL;
+    int ret = 0;
 
     for (int64_t i = 0; i < clusters; i++) {
-        g_hash_table_add(numbers, GSIZE_TO_POINTER(first + i));
+        add_number(numbers, first + i, /* is_l2= */ false);
     }
-    for (int64_t i = 0; i < snapshot->l1_entries; i++) {
+    if (!(q->options.overlap_classes & QCOW2_OVERLAP_INACTIVE_L2)) {
+        return 0;
+    }
+    l1 = qcow2_co_read_l1(bs, snapshot->l1_offset, snapshot->l1_entries, &ret);
+    for (int64_t i = 0; l1 && i < snapshot->l1_entries; i++) {
         if (l1[i] & QCOW2_OFFSET_MASK) {
-            g_hash_table_add(numbers,
-                             GSIZE_TO_POINTER((l1[i] & QCOW2_OFFSET_MASK) >>
-                                              q->cluster_bits));
+            add_number(numbers, (l1[i] & QCOW2_OFFSET_MASK) >> q->cluster_bits,
+                       /* is_l2= */ true);
         }
     }
+    return ret;
 }
 
 int coroutine_fn qcow2_snapshots_index(BlockDriverState *bs)
@@ -292,35 +309,32 @@ int coroutine_fn qcow2_snapshots_index(BlockDriverState *bs)
     Qcow2State *q = qcow2_state(bs);
     g_autoptr(GHashTable) numbers = g_hash_table_new(NULL, NULL);
     int64_t budget = INDEX_ENTRIES_MAX;
-    GArray *clusters;
+    GArray *array;
     GHashTableIter i;
     gpointer key;
-    int ret = 0;
 
     for (guint k = 0; k < q->snapshots->len; k++) {
         const Qcow2Snapshot *snapshot = g_ptr_array_index(q->snapshots, k);
-        g_autofree uint64_t *l1 = NULL;
+        int ret;
 
         budget -= snapshot->l1_entries;
         if (budget < 0) {
             break;
         }
-        l1 = qcow2_co_read_l1(bs, snapshot->l1_offset, snapshot->l1_entries,
-                              &ret);
-        if (!l1) {
+        ret = add_numbers(bs, snapshot, numbers);
+        if (ret < 0) {
             return ret;
         }
-        add_numbers(q, snapshot, l1, numbers);
     }
-    clusters = g_array_new(FALSE, FALSE, sizeof(int64_t));
+    array = g_array_new(FALSE, FALSE, sizeof(int64_t));
     g_hash_table_iter_init(&i, numbers);
     while (g_hash_table_iter_next(&i, &key, NULL)) {
         int64_t number = GPOINTER_TO_SIZE(key);
 
-        g_array_append_val(clusters, number);
+        g_array_append_val(array, number);
     }
     co_mutex_lock(&q->lock);
-    qcow2_overlap_set_snapshots(bs, clusters);
+    qcow2_overlap_set_snapshots(bs, array);
     co_mutex_unlock(&q->lock);
     return 0;
 }

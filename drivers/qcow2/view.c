@@ -33,6 +33,7 @@
 
 /* Slices that a view keeps: at most 512 KiB, made with their first use. */
 #define VIEW_SLOTS 128
+#define VIEW_SLICE_BYTES_MAX 4096
 
 typedef struct Slot {
     SpinLock lock;
@@ -96,7 +97,7 @@ BlockSnapshotView *qcow2_view_open(BlockDriverState *bs, const char *id,
         return NULL;
     }
     view->info.id = g_strdup(id);
-    view->slice_bytes = MIN(q->cluster_bytes, QCOW2_SLICE_BYTES_MAX);
+    view->slice_bytes = MIN(q->cluster_bytes, VIEW_SLICE_BYTES_MAX);
     if (!q->views) {
         q->views = g_ptr_array_new();
     }

@@ -202,6 +202,14 @@ static int coroutine_fn disk_pwritev(BlockDriverState *bs, int64_t offset,
     return 0;
 }
 
+/* Only a hint: the data stays. */
+static int coroutine_fn disk_pdiscard(BlockDriverState *bs, int64_t offset,
+                                      int64_t bytes)
+{
+    test_disk.discarded_bytes += bytes;
+    return 0;
+}
+
 static int coroutine_fn disk_flush(BlockDriverState *bs)
 {
     test_disk.flushes++;
@@ -238,6 +246,7 @@ static const BlockDriver disk_driver = {
     .close = disk_close,
     .co_preadv = disk_preadv,
     .co_pwritev = disk_pwritev,
+    .co_pdiscard = disk_pdiscard,
     .co_flush_to_disk = disk_flush,
     .co_truncate = disk_truncate,
     .co_getlength = disk_getlength,

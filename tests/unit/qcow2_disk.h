@@ -60,6 +60,7 @@ typedef struct TestDisk {
     int writes_to_fail; /* fail from the write after this many; -1: none */
     int64_t full_at;    /* -ENOSPC for growing beyond; 0: none */
     unsigned writes, reads, flushes;
+    int64_t discarded_bytes;
 } TestDisk;
 
 extern TestDisk test_disk;
