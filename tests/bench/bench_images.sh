@@ -11,9 +11,6 @@
 # The large image has 1 TiB of preallocated metadata and some data every
 # 8 GiB. The others hold what this machine's programs and libraries consist of.
 #
-# "lower-bound" is no command of ours: it writes the bytes of the raw target
-# from one small buffer, which no conversion can do faster.
-#
 # usage: bench_images.sh [--rounds N] [--only WORD] [--size BYTES] [--dir DIR]
 
 set -euo pipefail
@@ -103,17 +100,6 @@ print("%.6f" % (time.time() - start))
 END
 }
 
-lower_bound() {
-    python3 - "$size" target <<'END'
-import os, sys
-size, name = int(sys.argv[1]), sys.argv[2]
-fd = os.open(name, os.O_WRONLY | os.O_CREAT)
-piece = os.urandom(1 << 20)
-for at in range(0, size, len(piece)):
-    os.pwrite(fd, piece, at)
-END
-}
-
 best="-q -m 16 -W"
 # name | ours | theirs | goal
 workloads() {
@@ -123,7 +109,6 @@ large-map|$IMGFUSE map --output=json large.qcow2|qemu-img map --output=json larg
 large-check|$IMGFUSE check large.qcow2|qemu-img check large.qcow2|4
 qcow2-to-raw|$IMGFUSE convert -f qcow2 -O raw plain.qcow2 target|qemu-img convert $best -f qcow2 -O raw plain.qcow2 target|3
 raw-to-qcow2|$IMGFUSE convert -f raw -O qcow2 source.raw target|qemu-img convert $best -f raw -O qcow2 source.raw target|3
-lower-bound|lower_bound|qemu-img convert $best -f qcow2 -O raw plain.qcow2 target|-
 zlib-to-raw|$IMGFUSE convert -f qcow2 -O raw zlib.qcow2 target|qemu-img convert $best -f qcow2 -O raw zlib.qcow2 target|4
 zstd-to-raw|$IMGFUSE convert -f qcow2 -O raw zstd.qcow2 target|qemu-img convert $best -f qcow2 -O raw zstd.qcow2 target|-
 raw-to-zlib|$IMGFUSE convert -c -f raw -O qcow2 source.raw target|qemu-img convert $best -c -f raw -O qcow2 source.raw target|3
@@ -140,25 +125,9 @@ timed() {
     awk '{ print $1, $2 + $3 }' time.log
 }
 
-# A function cannot have a time limit of its own.
-timed_function() {
-    local TIMEFORMAT='%R %U %S'
-    rm -f target
-    { time "$@"; } 2>time.log
-    awk '{ print $1, $2 + $3 }' time.log
-}
-
 median() {
     sort -n | awk '{ v[NR] = $1 }
         END { print NR % 2 ? v[(NR + 1) / 2] : (v[NR / 2] + v[NR / 2 + 1]) / 2 }'
-}
-
-one() {
-    if [ "$1" = lower_bound ]; then
-        timed_function "$@"
-    else
-        timed "$@"
-    fi
 }
 
 # report NAME GOAL: from lines "SECONDS CPU THEIR_SECONDS THEIR_CPU" in pairs.
@@ -178,9 +147,9 @@ measure() {
     : >pairs
     for ((round = 0; round < rounds; round++)); do
         if ((round % 2)); then
-            a=$(one $ours) b=$(one $theirs)
+            a=$(timed $ours) b=$(timed $theirs)
         else
-            b=$(one $theirs) a=$(one $ours)
+            b=$(timed $theirs) a=$(timed $ours)
         fi
         echo "$a $b" >>pairs
     done
