@@ -599,8 +599,9 @@ static bool take_positional(Parser *parser)
 
     if (n < 2) {
         g_set_error(parser->error, IMGFUSE_ERROR, IMGFUSE_ERROR_OPTION,
-                    "usage: imgfuse [OPTIONS] IMAGE... MOUNTPOINT; %s",
-                    n == 0 ? "'imgfuse --help' says more"
+                    "%s; usage: imgfuse [OPTIONS] IMAGE... MOUNTPOINT, or "
+                    "imgfuse COMMAND ...; 'imgfuse --help' says more",
+                    n == 0 ? "the image is missing"
                     : "the mount point is missing");
         return false;
     }

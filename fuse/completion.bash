@@ -4,7 +4,8 @@
 _imgfuse_values()
 {
     case $1 in
-    -t|--format|-f|-F|-O) echo "raw qcow2" ;;
+    -t|-f|-F|-O|--format|--target-format|--backing-format|--source-format)
+                       echo "raw qcow2 luks" ;;
     --discard)         echo "unmap ignore" ;;
     --detect-zeroes)   echo "off on unmap" ;;
     --cache)           echo "writeback none writethrough directsync unsafe" ;;
@@ -18,37 +19,50 @@ _imgfuse_values()
     esac
 }
 
+# what every image command takes (fuse/cmd/common.h)
+_imgfuse_common="-f --format= --image-opts --allow-path= -U --force-share -T
+    --output= -p --progress -q --quiet --key= --object= -h --help"
+
+_imgfuse_commands="create info check map measure compare resize convert rebase
+    amend commit snapshot bitmap"
+
 _imgfuse_options()
 {
-    [ "$1" = umount ] || echo "--key= --object="
+    case " "$_imgfuse_commands" " in
+    *[[:space:]]"$1"[[:space:]]*) echo "$_imgfuse_common" ;;
+    esac
     case $1 in
-    create) echo "-f -b -F -o -u -q --force" ;;
-    info)   echo "-f --backing-chain --output= --allow-path= -U --image-opts" ;;
-    check)  echo "-f -r --output= -q -U --image-opts" ;;
-    bitmap) echo "--add --remove --clear --enable --disable --merge -g -b -F -f
-                  --allow-path= --image-opts" ;;
+    create) echo "-o --options= -b --backing= -F --backing-format= -u --force" ;;
+    info)   echo "--backing-chain" ;;
+    check)  echo "-r --repair --repair=" ;;
+    bitmap) echo "--add --remove --clear --enable --disable --merge= -g
+                  --granularity= -b --source-file= -F --source-format=" ;;
     snapshot)
-            echo "-l -c -a -d -f -q -U --image-opts" ;;
-    map)    echo "-f -s -l --output= --allow-path= -U --image-opts" ;;
+            echo "-l -c -a -d" ;;
+    map)    echo "-s --start-offset= -l --max-length=" ;;
     measure)
-            echo "-f -O -o -l --size --output= --allow-path= -U --image-opts" ;;
+            echo "-O --target-format= -o --options= --size= -l" ;;
     compare)
-            echo "-f -F -s -p -q -T --allow-path= -U --image-opts" ;;
-    resize) echo "-f --shrink --preallocation= -q --allow-path= --image-opts" ;;
+            echo "-F -s" ;;
+    resize) echo "--shrink --preallocation=" ;;
     convert)
-            echo "-f -O -o -B -F -c -C -S -m -W -l -r -n --target-is-zero
-                  --target-image-opts --salvage --bitmaps --skip-broken-bitmaps -T -t -p -q
-                  --allow-path= -U --image-opts" ;;
-    rebase) echo "-f -b -F -u -t -T -p -q --allow-path= --image-opts" ;;
-    amend)  echo "-f -o -t -p -q --allow-path= --image-opts" ;;
-    commit) echo "-f -b -d -r -t -p -q --allow-path= --image-opts" ;;
-    umount) echo "-l" ;;
-    *)      echo "-r --read-only -w --read-write -t --format --name
+            echo "-O --target-format= -o --options= -B --backing= -F
+                  --backing-format= -l -c --compress -C -S -m -W -r --salvage
+                  -n --target-is-zero --target-image-opts --bitmaps
+                  --skip-broken-bitmaps -t" ;;
+    rebase) echo "-b --backing= -F --backing-format= -u -t" ;;
+    amend)  echo "-o --options= -t" ;;
+    commit) echo "-b -d -r -t" ;;
+    umount) echo "-l --lazy -h --help" ;;
+    help)   ;;
+    *)      [[ " "$_imgfuse_commands" " =~ [[:space:]]"$1"[[:space:]] ]] ||
+            echo "-r --read-only -w --read-write -t --format= --name=
                   --image-opts --overlay --overlay= --snapshots --layers --uid=
                   --gid= --mode= --growable --discard= --detect-zeroes= --cache=
                   --aio= --writeback --transport= --threads= --allow-path=
-                  --allow-remote --force-share -f --foreground --pid-file= -o
-                  -v --verbose -d --debug -V --version -h --help" ;;
+                  --allow-remote --force-share --key= --object= -f
+                  --foreground --pid-file= -o --options= -v --verbose -d
+                  --debug -V --version -h --help" ;;
     esac
 }
 
@@ -65,16 +79,18 @@ _imgfuse()
     fi
     # while mounting, -f is --foreground and takes no value
     case $before:$command in
-    -f:create|-f:info|-f:check|-f:map|-f:measure|-f:compare|-f:resize|-f:convert|-f:snapshot|-f:rebase|-f:amend|-f:commit|-f:bitmap)
-                                values=$(_imgfuse_values -f) ;;
-    -t:convert|-T:convert|-T:compare|-t:rebase|-T:rebase|-t:amend|-t:commit)
+    -t:convert|-t:rebase|-t:amend|-t:commit|-T:*)
                                 values=$(_imgfuse_values --cache) ;;
     -r:check)                   values=$(_imgfuse_values --repair) ;;
-    -f:*)                       values= ;;
+    -f:*)                       [[ " "$_imgfuse_commands" " =~ \
+                                    [[:space:]]"$command"[[:space:]] ]] &&
+                                values=$(_imgfuse_values -f) ;;
     *)                          values=$(_imgfuse_values "$before") ;;
     esac
 
-    if [ -n "$values" ]; then
+    if [ "$command" = help ] && [ "$COMP_CWORD" -gt 1 ]; then
+        COMPREPLY=($(compgen -W "umount $_imgfuse_commands" -- "$word"))
+    elif [ -n "$values" ]; then
         COMPREPLY=($(compgen -W "$values" -- "$word"))
     elif [[ $word == -* ]]; then
         COMPREPLY=($(compgen -W "$(_imgfuse_options "$command")" -- "$word"))
@@ -83,8 +99,7 @@ _imgfuse()
         compopt -o filenames
         COMPREPLY=($(compgen -f -- "$word"))
         [ "$COMP_CWORD" != 1 ] ||
-            COMPREPLY+=($(compgen -W "umount create info check map measure \
-                compare resize convert rebase amend commit snapshot bitmap help" -- "$word"))
+            COMPREPLY+=($(compgen -W "umount help $_imgfuse_commands" -- "$word"))
     fi
 }
 complete -F _imgfuse imgfuse

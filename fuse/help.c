@@ -15,6 +15,7 @@
 #include "fuse/cli_options.h"
 #include "fuse/cmd/cmd.h"
 #include "fuse/log.h"
+#include "fuse/umount.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -159,9 +160,28 @@ static void man_driver(const BlockDriver *driver, void *opaque)
     }
 }
 
-/* The section DRIVERS, which the build puts into the man page. */
+/* Made by hand for terminals, so roff keeps the lines as they are. */
+static void man_commands(void)
+{
+    g_autofree char *common = roff(image_command_common_options);
+
+    printf(".SH OPTIONS OF COMMANDS\n");
+    for (size_t i = 0; image_command_at(i); i++) {
+        const ImageCommand *command = image_command_at(i);
+        g_autofree char *usage = image_command_usage(command);
+        g_autofree char *usage_text = roff(usage + strlen("usage: "));
+        g_autofree char *options = roff(command->options);
+
+        printf(".SS \"imgfuse %s \\- %s\"\n.nf\n%s\n%s.fi\n",
+               command->name, command->summary, usage_text, options);
+    }
+    printf(".SS Options of every command\n.nf\n%s.fi\n", common);
+}
+
+/* The sections that the build puts into the man page. */
 static int show_man(void)
 {
+    man_commands();
     printf(".SH DRIVERS\n"
            "Options of the nodes of an image, as\n"
            ".B \\-\\-image\\-opts\n"
@@ -186,6 +206,10 @@ int help_main(int argc, char **argv)
     command = image_command_find(argv[1]);
     if (command) {
         image_command_show_help(command);
+        return 0;
+    }
+    if (strcmp(argv[1], "umount") == 0) {
+        umount_show_help();
         return 0;
     }
     driver = bdrv_find_format(argv[1]);

@@ -127,6 +127,22 @@ static BlockOptions *image_options(const CliOptions *options,
     return tree;
 }
 
+/* Filters above a format: the file is some nodes further down. */
+#define NAME_DEPTH_MAX 8
+
+/* The file name among the options of a tree, NULL when there is none. */
+static const char *file_in_tree(const BlockOptions *tree)
+{
+    g_autoptr(GString) key = g_string_new("filename");
+    const char *file = NULL;
+
+    for (int i = 0; i < NAME_DEPTH_MAX && !file; i++) {
+        g_string_prepend(key, "file.");
+        file = block_options_peek(tree, key->str);
+    }
+    return file ? file : block_options_peek(tree, "filename");
+}
+
 /* The name in the mount when the user gave none; the caller frees. */
 static char *image_name(const CliImage *image, const BlockOptions *tree)
 {
@@ -140,10 +156,7 @@ static char *image_name(const CliImage *image, const BlockOptions *tree)
         return g_strdup(image->name);
     }
     tree = json ? json : tree;
-    file = block_options_peek(tree, "file.filename");
-    if (!file) {
-        file = block_options_peek(tree, "filename");
-    }
+    file = file_in_tree(tree);
     if (!file) {
         file = is_json ? "disk" : image->reference;
     }

@@ -16,6 +16,7 @@
 #include "fuse/mount.h"
 
 #include <errno.h>
+#include <getopt.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -129,27 +130,43 @@ static int unmount_and_wait(const char *path, bool lazy)
     return code;
 }
 
+static const char usage[] = "usage: imgfuse umount [-l] MOUNTPOINT";
+
+void umount_show_help(void)
+{
+    printf("%s\n\n"
+           "unmount, and return when the image is flushed and closed\n\n"
+           "Options:\n"
+           "  -l, --lazy                 also while files are open there, and "
+           "wait for them\n"
+           "  -h, --help                 show this text\n", usage);
+}
+
 int umount_main(int argc, char **argv)
 {
+    static const struct option long_options[] = {
+        { "lazy", no_argument, NULL, 'l' },
+        { "help", no_argument, NULL, 'h' },
+        { NULL, 0, NULL, 0 },
+    };
     bool lazy = false;
     int option;
 
     /* umount(8) adds -n, -v, -r, -f and so on to its helpers' arguments. */
-    while ((option = getopt(argc, argv, "lhnvrfsN:t:o:")) != -1) {
+    argv[0] = (char *)"imgfuse umount"; /* for getopt's messages */
+    while ((option = getopt_long(argc, argv, "lhnvrfsN:t:o:", long_options,
+                                 NULL)) != -1) {
         if (option == 'l') {
             lazy = true;
         } else if (option == 'h') {
-            printf("usage: imgfuse umount [-l] MOUNTPOINT\n"
-                   "Unmounts, and returns when the image is flushed and "
-                   "closed.\n"
-                   "  -l  also while files are open there (waits for them)\n");
+            umount_show_help();
             return 0;
         } else if (option == '?') {
             return 2;
         }
     }
     if (argc - optind != 1) {
-        log_error("usage: imgfuse umount [-l] MOUNTPOINT");
+        fprintf(stderr, "%s\n", usage);
         return 2;
     }
     return unmount_and_wait(argv[optind], lazy);

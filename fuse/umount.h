@@ -13,4 +13,7 @@
  */
 int umount_main(int argc, char **argv);
 
+/* What --help prints. */
+void umount_show_help(void);
+
 #endif

@@ -190,11 +190,12 @@ static void set_conflict_error(FileLocks *locks, off_t byte, GError **error)
         lock_names[byte - (denied ? LOCK_BYTE_DENIED : LOCK_BYTE_HELD)];
 
     g_set_error(error, IMGFUSE_ERROR, IMGFUSE_ERROR_LOCKED,
-                "%s: '%s' lock of another process (%s): it %s; is a virtual "
+                "%s: is in use by %s, which %s ('%s' lock); is a virtual "
                 "machine using the image? Stop it, or use --force-share to "
                 "read it all the same",
-                locks->filename, name, owner,
-                denied ? "does not share that" : "has the image open for it");
+                locks->filename, owner,
+                denied ? "does not share that" : "has the image open for it",
+                name);
 }
 
 /* Looks for locks of others on @mask's bytes from @base on. */

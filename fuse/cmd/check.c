@@ -203,7 +203,8 @@ const ImageCommand image_command_check = {
     .usage = "[-f FORMAT] [-r leaks|all] [--output=human|json] [-q] [-U] "
              "[--image-opts] IMAGE",
     .options =
-        "  -r, --repair[=leaks|all]   mend leaked clusters, or all that can be\n"
+        "  -r leaks|all, --repair[=leaks|all]\n"
+        "                             mend leaked clusters, or all that can be\n"
         "Exit status: 0 sound, 1 the check failed, 2 damaged, 3 leaked clusters\n"
         "only, 63 the format has nothing to check.\n",
     .run = check_run,

@@ -50,8 +50,12 @@ const ImageCommand *image_command_find(const char *name)
     return NULL;
 }
 
-/* "--NAME=VALUE", or "--NAME" before its value; else NULL. Eats from argv. */
-static char *secret_option(char **argv, int argc, int *at, const char *name)
+/*
+ * "--NAME=VALUE", or "--NAME" before its value, which is eaten from argv, too;
+ * NULL: another option, or with @error no value.
+ */
+static char *secret_option(char **argv, int argc, int *at, const char *name,
+                           GError **error)
 {
     size_t length = strlen(name);
     char *text = argv[*at];
@@ -62,12 +66,20 @@ static char *secret_option(char **argv, int argc, int *at, const char *name)
     if (text[length] == '=') {
         return text + length + 1;
     }
-    return text[length] == '\0' && *at + 1 < argc ? argv[++*at] : NULL;
+    if (text[length] == '\0' && *at + 1 < argc) {
+        return argv[++*at];
+    }
+    if (text[length] == '\0') {
+        g_set_error(error, IMGFUSE_ERROR, IMGFUSE_ERROR_OPTION,
+                    "%s needs a value; 'imgfuse help %s' says which", name,
+                    argv[0]);
+    }
+    return NULL;
 }
 
 /*
  * Takes --object and --key, which every command has, out of the arguments:
- * *argc becomes less. The key may have to be asked for.
+ * *argc becomes less. The key may have to be asked for. @error is not NULL.
  */
 static bool take_secrets(int *argc, char **argv, GError **error)
 {
@@ -78,7 +90,7 @@ static bool take_secrets(int *argc, char **argv, GError **error)
 
     for (; i < *argc && strcmp(argv[i], "--") != 0; i++) {
         char *option = argv[i];
-        char *value = secret_option(argv, *argc, &i, "--object");
+        char *value = secret_option(argv, *argc, &i, "--object", error);
 
         if (value) {
             bool ok = secret_add_object(value, error);
@@ -89,7 +101,12 @@ static bool take_secrets(int *argc, char **argv, GError **error)
             }
             continue;
         }
-        value = secret_option(argv, *argc, &i, "--key");
+        if (!*error) {
+            value = secret_option(argv, *argc, &i, "--key", error);
+        }
+        if (*error) {
+            return false;
+        }
         if (value) {
             key = value;
         } else {
@@ -150,38 +167,53 @@ char *image_command_usage(const ImageCommand *command)
 }
 
 /* Here is all that common.h and take_secrets() accept, once for all. */
+const char image_command_common_options[] =
+    "  -f, --format=FORMAT        format of the image (default: probed)\n"
+    "      --image-opts           IMAGE is driver=qcow2,file.filename=...\n"
+    "      --allow-path=DIR       images may name files in DIR and below\n"
+    "  -U, --force-share          read an image although somebody writes it\n"
+    "  -T CACHE                   how images that are only read are opened\n"
+    "      --output=human|json    for people or programs, where there is\n"
+    "                             something to print\n"
+    "  -p, --progress             show the progress, also off a terminal\n"
+    "  -q, --quiet                say no more than errors\n"
+    "      --key=SOURCE           key of encrypted images: file:FILE,\n"
+    "                             env:NAME, cred:NAME, secret:ID or ask\n"
+    "      --object=secret,id=ID,file=FILE\n"
+    "                             a secret that images' options may name\n"
+    "  -h, --help                 show this text\n";
+
 void image_command_show_help(const ImageCommand *command)
 {
     g_autofree char *usage = image_command_usage(command);
 
-    printf("%s\n%s\n\nOptions:\n%s"
-           "Of every command:\n"
-           "  -f, --format=FORMAT        format of the image (default: probed)\n"
-           "      --image-opts           IMAGE is driver=qcow2,file.filename=...\n"
-           "      --allow-path=DIR       images may name files in DIR and below\n"
-           "  -U, --force-share          read an image although somebody writes it\n"
-           "  -T CACHE                   how images that are only read are opened\n"
-           "      --output=human|json    for people or programs, where there is\n"
-           "                             something to print\n"
-           "  -p, --progress             show the progress, also off a terminal\n"
-           "  -q, --quiet                say no more than errors\n"
-           "      --key=SOURCE           key of encrypted images: file:FILE,\n"
-           "                             env:NAME, cred:NAME, secret:ID or ask\n"
-           "      --object=secret,id=ID,file=FILE\n"
-           "                             a secret that images' options may name\n"
+    printf("%s\n%s\n\nOptions:\n%s\nOf every command:\n%s\n"
            "'man imgfuse' says more.\n", usage, command->summary,
-           command->options);
+           command->options, image_command_common_options);
 }
 
 /* -- running one --------------------------------------------------------- */
+
+/* Also behind other arguments, where one notices that help is needed. */
+static bool wants_help(int argc, char **argv)
+{
+    if (argc > 1 && strcmp(argv[1], "-h") == 0) {
+        return true;
+    }
+    for (int i = 1; i < argc && strcmp(argv[i], "--") != 0; i++) {
+        if (strcmp(argv[i], "--help") == 0) {
+            return true;
+        }
+    }
+    return false;
+}
 
 int image_command_main(const ImageCommand *command, int argc, char **argv)
 {
     g_autoptr(GError) error = NULL;
     int code = CMD_EXIT_ERROR;
 
-    if (argc > 1 && (strcmp(argv[1], "--help") == 0 ||
-                     strcmp(argv[1], "-h") == 0)) {
+    if (wants_help(argc, argv)) {
         image_command_show_help(command);
         return CMD_EXIT_OK;
     }

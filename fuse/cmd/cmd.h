@@ -45,6 +45,9 @@ char *image_command_usage(const ImageCommand *command);
 /* What --help prints: usage, what it does, its options and the common ones. */
 void image_command_show_help(const ImageCommand *command);
 
+/* The options of every command, a line each. */
+extern const char image_command_common_options[];
+
 /* The @index-th command, NULL behind the last. */
 const ImageCommand *image_command_at(size_t index);
 

@@ -36,6 +36,12 @@ same data.raw read.raw
 [ "$slow" -ge 1500 ] || fail "4 MiB at 1 MiB/s came within $slow ms"
 [ "$slow" -le 30000 ] || fail "4 MiB at 1 MiB/s took $slow ms"
 
+step "the file is called after the image, below whatever filters"
+mount_image --image-opts \
+    "driver=throttle,file.driver=qcow2,file.file.filename=data.qcow2" mnt
+[ "$(ls mnt)" = data.raw ] || fail "$(ls mnt)"
+unmount mnt
+
 step "and none where there is none"
 mount_image --image-opts --name data.raw "$(opts driver=throttle data.qcow2)" mnt
 start=$(now_ms)
