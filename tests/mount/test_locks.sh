@@ -36,7 +36,7 @@ qemu_refused() {
 
 step "QEMU has the image read-write"
 hold -f qcow2 disk.qcow2
-refused 1 "disk.qcow2: .*'write' lock.*qemu-io, process $qemu" \
+refused 1 "disk.qcow2: .*qemu-io, process $qemu,.*'write' lock" \
     "$IMGFUSE" -w disk.qcow2 mnt
 refused 1 "disk.qcow2: .*'write' lock" "$IMGFUSE" disk.qcow2 mnt
 step "... which --force-share reads all the same"
