@@ -3,8 +3,9 @@
  * writing the documents of a mount, and keeping the open ones
  *
  * Info and map are the commands' own texts (image_info.c). The counters of
- * stats.json come from the backend's accounting: requests of this mount, not
- * what drivers make of them below. Measuring latency costs each request two
+ * stats.json come from the backend's accounting: requests of this mount. What
+ * drivers make of them below is counted by the nodes whose users want to know
+ * (option accounting). Measuring latency costs each request two
  * looks at the clock, so it begins when somebody first asks.
  *
  * Locking: writing is for the control plane. lock protects the table of open
@@ -13,6 +14,7 @@
 #include "fuse/documents.h"
 
 #include "block/driver.h"
+#include "block/graph/edge.h"
 #include "block/io/accounting.h"
 
 #include "fuse/graph_dot.h"
@@ -169,20 +171,54 @@ static void add_cache(JsonBuilder *builder, BlockDriverState *bs)
     }
 }
 
+static void add_types(JsonBuilder *builder, Accounting *accounting)
+{
+    for (int type = 0; type < ACCOUNTING_TYPES; type++) {
+        add_type(builder, accounting, (AccountingType)type);
+    }
+}
+
+/* Nodes below @bs with the option accounting=on, each once. */
+static void add_nodes(JsonBuilder *builder, BlockDriverState *bs,
+                      GHashTable *seen)
+{
+    if (!g_hash_table_add(seen, bs)) {
+        return;
+    }
+    if (bs->accounting) {
+        json_builder_begin_object(builder);
+        json_builder_set_member_name(builder, "node-name");
+        json_builder_add_string_value(builder, bs->node_name);
+        json_builder_set_member_name(builder, "driver");
+        json_builder_add_string_value(builder, bs->drv->format_name);
+        json_builder_set_member_name(builder, "filename");
+        json_builder_add_string_value(builder, bdrv_name(bs));
+        add_types(builder, bs->accounting);
+        json_builder_end_object(builder);
+    }
+    for (guint i = 0; i < bs->children->len; i++) {
+        const BdrvChild *child = g_ptr_array_index(bs->children, i);
+
+        add_nodes(builder, child->bs, seen);
+    }
+}
+
 /* A request that is under way counts when it ends. */
 static char *write_stats(Export *export)
 {
     g_autoptr(JsonBuilder) builder = json_builder_new();
-    Accounting *accounting = blk_accounting(export->blk);
+    g_autoptr(GHashTable) seen = g_hash_table_new(NULL, NULL);
 
     begin_to_measure(export);
     json_builder_begin_object(builder);
     json_builder_set_member_name(builder, "name");
     json_builder_add_string_value(builder, export->name);
-    for (int type = 0; type < ACCOUNTING_TYPES; type++) {
-        add_type(builder, accounting, (AccountingType)type);
-    }
+    add_types(builder, blk_accounting(export->blk));
     add_cache(builder, bdrv_skip_filters(blk_bs(export->blk)));
+    json_builder_set_member_name(builder, "nodes");
+    json_builder_begin_array(builder);
+    add_nodes(builder, blk_bs(export->blk), seen);
+    json_builder_end_array(builder);
     json_builder_end_object(builder);
     return image_info_text(json_builder_get_root(builder));
 }

@@ -278,7 +278,8 @@ static void gather_options(const BlockDriverState *bs, const char *prefix,
 {
     static const char *const left_out[] = {
         "node-name", "read-only", "auto-read-only", "force-share", "discard",
-        "detect-zeroes", "cache.direct", "cache.no-flush", "driver", NULL,
+        "detect-zeroes", "cache.direct", "cache.no-flush", "driver",
+        "accounting", NULL,
     };
     g_autofree char *driver_key = g_strconcat(prefix, "driver", NULL);
     g_autoptr(BlockOptions) own = block_options_copy(bs->options);

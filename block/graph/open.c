@@ -26,6 +26,7 @@
 #include "block/graph/open_internal.h"
 #include "block/graph/perm.h"
 #include "block/graph/probe.h"
+#include "block/io/accounting.h"
 #include "block/io/io.h"
 #include "block/io/limits.h"
 
@@ -61,6 +62,9 @@ const BlockOptionDesc bdrv_common_options[] = {
     { .name = "detect-zeroes", .type = BLOCK_OPTION_ENUM,
       .is_mutable = true, .values = zeroes_values, .default_value = "off",
       .help = "store written zeros without data" },
+    { .name = "accounting", .type = BLOCK_OPTION_BOOL,
+      .default_value = "off",
+      .help = "count this node's requests, for stats.json of a mount" },
     { .name = "snapshot", .type = BLOCK_OPTION_BOOL, .default_value = "off",
       .help = "of the root only: write to a temporary overlay" },
     { .name = NULL },
@@ -70,6 +74,7 @@ const BlockOptionDesc bdrv_common_options[] = {
 typedef struct CommonOptions {
     char *node_name;
     bool auto_read_only;
+    bool accounting;
     BdrvDetectZeroes detect_zeroes;
 } CommonOptions;
 
@@ -143,6 +148,8 @@ static bool take_common(BlockOptions *options, BdrvOpenFlags *flags,
                    error) ||
         !block_options_take_bool(options, "auto-read-only",
                                  &common->auto_read_only, error) ||
+        !block_options_take_bool(options, "accounting", &common->accounting,
+                                 error) ||
         !open_take_mutable(options, flags, &common->detect_zeroes, error)) {
         return false;
     }
@@ -460,6 +467,9 @@ static BlockDriverState *open_node(const BlockDriver *driver,
         prefix_layer(bs, error);
         bdrv_unref(bs); /* P1 */
         return NULL;
+    }
+    if (common->accounting) {
+        (void) bdrv_enable_accounting(bs);
     }
     return bs;
 }

@@ -83,6 +83,19 @@ bins='len(d["read"]["latency"]["bins"])'
 unmount mnt
 check_image disk.qcow2
 
+step "nodes that are asked to count their requests do"
+mount_image --image-opts \
+    driver=qcow2,file.driver=file,file.filename=disk.qcow2,file.accounting=on \
+    mnt
+name=$(ls mnt)
+dd if="mnt/$name" of=/dev/null bs=65536 count=4 iflag=direct status=none
+cat "mnt/.imgfuse/$name/stats.json" > stats
+[ "$(value stats '[n["driver"] for n in d["nodes"]]')" = "['file']" ] ||
+    fail "nodes: $(value stats 'd["nodes"]')"
+[ "$(value stats 'd["nodes"][0]["read"]["bytes"] >= 4 * 65536')" = True ] ||
+    fail "a node's reads"
+unmount mnt
+
 step "each image has its own"
 quiet qemu-img create -q -f qcow2 other.qcow2 3M
 mount_image disk.qcow2 other.qcow2 mnt

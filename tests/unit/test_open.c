@@ -171,6 +171,17 @@ static void test_common_options_become_flags(void **state)
     assert_true(bs->file->bs->open_flags & BDRV_O_NOCACHE);
 }
 
+static void test_a_node_counts_its_requests_when_asked_to(void **state)
+{
+    Fixture *f = *state;
+    g_autoptr(BlockDriverState) bs =
+        open_name(f, "plain", "file.accounting=on", 0);
+
+    assert_non_null(bs);
+    assert_null(bs->accounting);
+    assert_non_null(bs->file->bs->accounting);
+}
+
 static void test_force_share_needs_read_only(void **state)
 {
     Fixture *f = *state;
@@ -382,6 +393,7 @@ int main(void)
         OPEN_TEST(test_unknown_things_are_named),
         OPEN_TEST(test_a_broken_header_names_the_image),
         OPEN_TEST(test_common_options_become_flags),
+        OPEN_TEST(test_a_node_counts_its_requests_when_asked_to),
         OPEN_TEST(test_force_share_needs_read_only),
         OPEN_TEST(test_auto_read_only_gives_way),
         OPEN_TEST(test_a_backing_chain_is_opened_read_only),
