@@ -15,9 +15,8 @@
 #include "block/io/hbitmap.h"
 #include "drivers/qcow2/format.h"
 
-#define QCOW2_BITMAP_DIRECTORY_MAX_BYTES \
-    ((int64_t)QCOW2_BITMAPS_MAX * \
-     (int64_t)(sizeof(Qcow2RawBitmapEntry) + QCOW2_BITMAP_NAME_MAX + 9))
+/* A bound of ours, and of others: it is read into memory as a whole. */
+#define QCOW2_BITMAP_DIRECTORY_MAX_BYTES (64 * MIB)
 
 /*
  * One bitmap. The first part is what the directory says, the second where its

@@ -232,6 +232,14 @@ static bool repair_refcounts(Check *check, Qcow2CheckFix fix, GError **error)
            qcow2_check_flush(check, error);
 }
 
+static bool look_again(Check *check, BlockDriverState *bs,
+                       BlockCheckResult *after, GError **error)
+{
+    check_clear(check);
+    *after = (BlockCheckResult) { 0 };
+    return look(check, bs, after, error);
+}
+
 /*
  * What changes who points where comes before the refcounts: after each such
  * step the image is looked at anew.
@@ -239,21 +247,20 @@ static bool repair_refcounts(Check *check, Qcow2CheckFix fix, GError **error)
 static bool repair_pointers(BlockDriverState *bs, Check *check,
                             BlockCheckResult *after, GError **error)
 {
-    bool ok = true, changed = false;
+    bool changed = false;
 
     if (check->walk.snapshots_broken) {
-        ok = qcow2_walk_mend_snapshots(&check->walk, error);
-        check_clear(check);
-        *after = (BlockCheckResult) { 0 };
-        ok = ok && look(check, bs, after, error);
+        if (!qcow2_walk_mend_snapshots(&check->walk, error) ||
+            !look_again(check, bs, after, error)) {
+            return false;
+        }
     }
-    ok = ok && qcow2_walk_unshare(&check->walk, &changed, error);
-    if (changed) {
-        check_clear(check);
-        *after = (BlockCheckResult) { 0 };
-        ok = ok && look(check, bs, after, error);
+    if (!qcow2_walk_mend_bitmaps(&check->walk, &changed, error) ||
+        (changed && !look_again(check, bs, after, error))) {
+        return false;
     }
-    return ok;
+    return qcow2_walk_unshare(&check->walk, &changed, error) &&
+           (!changed || look_again(check, bs, after, error));
 }
 
 /*
@@ -267,17 +274,14 @@ static bool repair(BlockDriverState *bs, Check *check, Qcow2CheckFix fix,
                repair_pointers(bs, check, after, error)) &&
               repair_refcounts(check, fix, error);
 
-    check_clear(check);
-    *after = (BlockCheckResult) { 0 };
-    ok = ok && look(check, bs, after, error) &&
+    ok = ok && look_again(check, bs, after, error) &&
          visit_copied(check, fix, error) && qcow2_check_flush(check, error);
-    check_clear(check);
     if (!ok) {
+        check_clear(check);
         *check = (Check) { .cached_block = -1 };
         return false;
     }
-    *after = (BlockCheckResult) { 0 };
-    return look(check, bs, after, error);
+    return look_again(check, bs, after, error);
 }
 
 /* A version 3 image without damage: the dirty and corrupt bits may go. */

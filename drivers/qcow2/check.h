@@ -3,9 +3,10 @@
  * checking a qcow2 image, and repairing what can be
  *
  * Repaired: leaks, wrong refcounts (in place, or by writing all refcount
- * structures anew), clusters that two active entries name (by copies), COPIED flags, entries of the snapshot table (a snapshot whose L1
- * table is nowhere goes), the dirty and the corrupt bit. Not repaired:
- * pointers to nowhere - nobody knows what they meant.
+ * structures anew), clusters that two active entries name (by copies), COPIED
+ * flags, subcluster bitmaps that cannot be, entries of the snapshot table (a
+ * snapshot whose L1 table is nowhere goes), the dirty and the corrupt bit. Not
+ * repaired: pointers to nowhere - nobody knows what they meant.
  */
 #ifndef DRIVERS_QCOW2_CHECK_H
 #define DRIVERS_QCOW2_CHECK_H

@@ -22,6 +22,7 @@
 #include "drivers/qcow2/check_walk.h"
 
 #include "block/io/io.h"
+#include "drivers/qcow2/bitmap_directory.h"
 #include "drivers/qcow2/cluster.h"
 #include "drivers/qcow2/data_file.h"
 #include "drivers/qcow2/snapshot.h"
@@ -231,6 +232,21 @@ static void count_facts(Qcow2Walk *walk, Qcow2ClusterType type, uint64_t entry)
     }
 }
 
+/* Each table once: its entries are walked one after the other (W1). */
+static void note_bad_bitmap(Qcow2Walk *walk)
+{
+    GArray *tables = walk->bad_bitmaps;
+
+    if (!tables) {
+        tables = walk->bad_bitmaps =
+            g_array_new(FALSE, FALSE, sizeof(walk->l2_offset));
+    }
+    if (tables->len == 0 ||
+        g_array_index(tables, int64_t, tables->len - 1) != walk->l2_offset) {
+        g_array_append_val(tables, walk->l2_offset);
+    }
+}
+
 /* What the bitmap of an extended entry may say depends on the cluster. */
 static void walk_bitmap(Qcow2Walk *walk, Qcow2ClusterType type,
                         uint64_t entry, uint64_t bitmap)
@@ -240,6 +256,7 @@ static void walk_bitmap(Qcow2Walk *walk, Qcow2ClusterType type,
         qcow2_walk_corrupt(walk, "L2 entry 0x%" PRIx64 " has the subcluster "
                            "bitmap 0x%" PRIx64 ", which cannot be", entry,
                            bitmap);
+        note_bad_bitmap(walk);
     }
 }
 
@@ -253,10 +270,14 @@ static void check_data_entry(Qcow2Walk *walk, uint64_t entry, uint64_t bitmap,
         qcow2_walk_corrupt(walk, "L2 entry 0x%" PRIx64 " of guest offset 0x%"
                            PRIx64 " is compressed, in an image with a data "
                            "file", entry, offset);
-    } else if (host_offset != 0 && host_offset != (uint64_t)offset) {
+    } else if (!qcow2_data_file_is_own_place(entry, offset)) {
         qcow2_walk_corrupt(walk, "L2 entry 0x%" PRIx64 " of guest offset 0x%"
                            PRIx64 " is for another place of the data file",
                            entry, offset);
+    } else if (qcow2_cluster_type(walk->header, entry) ==
+               QCOW2_CLUSTER_INVALID) {
+        qcow2_walk_corrupt(walk, "L2 entry 0x%" PRIx64 " has bits set that "
+                           "mean nothing", entry);
     } else if (host_offset != 0 || (entry & QCOW2_ENTRY_COPIED)) {
         walk_bitmap(walk, QCOW2_CLUSTER_NORMAL, entry, bitmap);
         count_allocated(walk, offset, /* clusters= */ 1);
@@ -368,6 +389,7 @@ static bool walk_l2(Qcow2Walk *walk, L2Ref *ref, int64_t offset,
     g_autofree uint64_t *table = NULL;
 
     ref->is_walked = true;
+    walk->l2_offset = ref->host_offset;
     walk->next_host_offset = 0;
     if (!read_table(walk, "L2 table", ref->host_offset,
                     walk->cluster_bytes / 8, &table, error)) {
@@ -578,7 +600,7 @@ static bool walk_bitmaps(Qcow2Walk *walk, GError **error)
         !(header->autoclear & QCOW2_AUTOCLEAR_BITMAPS)) {
         return true;
     }
-    if (bytes > QCOW2_SNAPSHOT_TABLE_MAX_BYTES ||
+    if (bytes > QCOW2_BITMAP_DIRECTORY_MAX_BYTES ||
         !table_is_placed(walk, "bitmap directory", start, bytes)) {
         return true;
     }
@@ -612,13 +634,15 @@ static bool walk_bitmaps(Qcow2Walk *walk, GError **error)
 /* Active tables first and in guest order: fragments are counted so. */
 static bool walk_l2_tables(Qcow2Walk *walk, GError **error)
 {
+    int64_t reach = walk->cluster_bytes
+                    << qcow2_header_l2_bits(walk->header);
+
     for (int64_t i = 0; walk->l1 && i < walk->header->l1_entries; i++) {
         L2Ref *ref = find_l2_ref(walk->l2_refs,
                                  walk->l1[i] & QCOW2_OFFSET_MASK);
 
         if (ref && !ref->is_walked &&
-            !walk_l2(walk, ref, i * walk->cluster_bytes / 8 *
-                                walk->cluster_bytes, error)) {
+            !walk_l2(walk, ref, i * reach, error)) {
             return false;
         }
     }
@@ -670,6 +694,7 @@ void qcow2_walk_clear(Qcow2Walk *walk)
     g_free(walk->l1);
     g_free(walk->reftable);
     g_clear_pointer(&walk->snapshots, g_ptr_array_unref);
+    g_clear_pointer(&walk->bad_bitmaps, g_array_unref);
     if (walk->l2_refs) {
         g_array_free(walk->l2_refs, /* free_segment= */ TRUE);
     }

@@ -54,6 +54,8 @@ typedef struct Qcow2Walk {
     GPtrArray *snapshots;  /* of Qcow2Snapshot, as far as they can be told */
     bool snapshots_broken; /* their table on disk says something else */
     GArray *l2_refs; /* the walk's own: L2 tables met */
+    int64_t l2_offset; /* of the table that is being walked */
+    GArray *bad_bitmaps; /* int64_t: L2 tables with such; NULL: none */
     int64_t next_host_offset; /* of a mapping without fragments */
     bool lacks_copied;     /* an active pointer has no COPIED flag */
 } Qcow2Walk;
@@ -89,6 +91,15 @@ bool qcow2_walk_scan_snapshots(Qcow2Walk *walk, int64_t *ret_bytes,
  * are the caller's; what the walk knows is wrong afterwards.
  */
 bool qcow2_walk_mend_snapshots(Qcow2Walk *walk, GError **error);
+
+/*
+ * qcow2_walk_mend_bitmaps:
+ * Subcluster bitmaps that cannot be get a value that can: what is marked as
+ * data and as zeros is data from then on, what has no cluster has no data.
+ * *ret_changed: there was such a thing; look again.
+ */
+bool qcow2_walk_mend_bitmaps(Qcow2Walk *walk, bool *ret_changed,
+                             GError **error);
 
 /*
  * qcow2_walk_unshare:

@@ -10,6 +10,7 @@
  * Locking: the entry point takes q->lock; allocations of tables may drop it.
  */
 #include "drivers/qcow2/cluster.h"
+#include "drivers/qcow2/data_file.h"
 
 #include <errno.h>
 
@@ -21,13 +22,18 @@ static Qcow2L2Entry zero_entry(const Qcow2State *q)
                : (Qcow2L2Entry){ QCOW2_L2_ZERO, 0 };
 }
 
-/* What becomes of an entry; *ret_drop: the host cluster is given up. */
-static Qcow2L2Entry cleared_entry(const BlockDriverState *bs,
+/*
+ * What becomes of the entry of guest @offset; *ret_drop: the host cluster is
+ * given up. A damaged one is forgotten, and what it named kept: a leak.
+ */
+static Qcow2L2Entry cleared_entry(const BlockDriverState *bs, int64_t offset,
                                   Qcow2L2Entry entry, Qcow2ClearMode mode,
                                   bool *ret_drop)
 {
     const Qcow2State *q = qcow2_state(bs);
-    Qcow2ClusterType type = qcow2_subcluster_type(q, entry, 0);
+    bool is_misplaced = qcow2_is_misplaced(q, entry.word, offset);
+    Qcow2ClusterType type = is_misplaced ? QCOW2_CLUSTER_INVALID
+                                         : qcow2_subcluster_type(q, entry, 0);
     bool has_host = qcow2_has_host_cluster(type);
 
     *ret_drop = false;
@@ -55,16 +61,21 @@ static void set_entry(BlockDriverState *bs, Qcow2Slice *slice, unsigned at,
     }
 }
 
-/* Clears whole clusters that one slice maps. */
+/* Clears whole clusters from guest @offset on that one slice maps. */
 static void clear_whole(BlockDriverState *bs, Qcow2Slice *slice,
-                        unsigned first, int64_t clusters, Qcow2ClearMode mode)
+                        int64_t offset, int64_t clusters, Qcow2ClearMode mode)
 {
+    unsigned first = qcow2_l2_position(bs, offset).entry;
+    int64_t cluster_bytes = qcow2_state(bs)->cluster_bytes;
+
     for (int64_t i = 0; i < clusters; i++) {
         unsigned at = first + (unsigned)i;
         Qcow2L2Entry old = qcow2_l2_get(slice, at);
         bool drop;
 
-        set_entry(bs, slice, at, old, cleared_entry(bs, old, mode, &drop));
+        set_entry(bs, slice, at, old,
+                  cleared_entry(bs, offset + i * cluster_bytes, old, mode,
+                                &drop));
         if (drop) {
             qcow2_quarantine_add_entry(bs, old.word, QCOW2_FREE_REQUEST);
         }
@@ -75,14 +86,20 @@ static void clear_whole(BlockDriverState *bs, Qcow2Slice *slice,
  * Subclusters of one cluster read zeros; where nothing shows through, those
  * that are not allocated do so already.
  */
-static int clear_part(BlockDriverState *bs, Qcow2Slice *slice, unsigned at,
-                      unsigned first, unsigned count)
+static int clear_part(BlockDriverState *bs, Qcow2Slice *slice, int64_t offset,
+                      unsigned count)
 {
+    const Qcow2State *q = qcow2_state(bs);
+    unsigned at = qcow2_l2_position(bs, offset).entry;
+    unsigned first = qcow2_subcluster_index(q, offset);
     Qcow2L2Entry old = qcow2_l2_get(slice, at);
     Qcow2L2Entry entry = old;
     uint64_t range = qcow2_bitmap_range(first, count);
-    Qcow2ClusterType type = qcow2_subcluster_type(qcow2_state(bs), old, 0);
+    Qcow2ClusterType type = qcow2_subcluster_type(q, old, 0);
 
+    if (qcow2_is_misplaced(q, old.word, offset - qcow2_in_cluster(q, offset))) {
+        return -EIO;
+    }
     if (type == QCOW2_CLUSTER_COMPRESSED || type == QCOW2_CLUSTER_INVALID) {
         return type == QCOW2_CLUSTER_INVALID ? -EIO : -ENOTSUP;
     }
@@ -116,12 +133,9 @@ static int coroutine_fn clear_some(BlockDriverState *bs, int64_t offset,
         return ret;
     }
     if (unit == q->cluster_bytes) {
-        clear_whole(bs, slice, position.entry, *bytes >> q->cluster_bits,
-                    mode);
+        clear_whole(bs, slice, offset, *bytes >> q->cluster_bits, mode);
     } else {
-        ret = clear_part(bs, slice, position.entry,
-                         qcow2_subcluster_index(q, offset),
-                         *bytes >> q->subcluster_bits);
+        ret = clear_part(bs, slice, offset, *bytes >> q->subcluster_bits);
     }
     qcow2_l2_unpin(bs, slice);
     return ret;

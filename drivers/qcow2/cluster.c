@@ -141,6 +141,18 @@ static bool is_own(const Qcow2State *q, Qcow2L2Entry entry)
            qcow2_has_host_cluster(qcow2_subcluster_type(q, entry, 0));
 }
 
+/* Nobody can tell what the entry of the @i-th cluster means. */
+static bool is_damaged(const Allocation *a, int64_t i)
+{
+    const Qcow2State *q = qcow2_state(a->bs);
+    Qcow2L2Entry entry = entry_of(a, i);
+    int64_t start = align_down(a->offset, q->cluster_bytes);
+
+    return qcow2_subcluster_type(q, entry, 0) == QCOW2_CLUSTER_INVALID ||
+           qcow2_is_misplaced(q, entry.word,
+                              start + (i << q->cluster_bits));
+}
+
 /* Clusters from the first that can be written to the same way. */
 static int64_t count_alike(const Qcow2State *q, const Allocation *a,
                            uint64_t first, int64_t limit)
@@ -154,7 +166,7 @@ static int64_t count_alike(const Qcow2State *q, const Allocation *a,
                          : is_own(q, entry)) {
             break;
         }
-        if (qcow2_subcluster_type(q, entry, 0) == QCOW2_CLUSTER_INVALID) {
+        if (is_damaged(a, count)) {
             break;
         }
     }
@@ -195,7 +207,7 @@ static int coroutine_fn choose_clusters(Allocation *a)
     int64_t unit, start, bytes;
     int ret;
 
-    if (type == QCOW2_CLUSTER_INVALID) {
+    if (is_damaged(a, 0)) {
         return -EIO;
     }
     if (type == QCOW2_CLUSTER_NORMAL && (entry.word & QCOW2_ENTRY_COPIED)) {
@@ -511,9 +523,10 @@ int coroutine_fn qcow2_write_allocating(BlockDriverState *bs, int64_t offset,
     *ret_bytes = 0;
     co_mutex_lock(&q->lock);
     ret = begin_allocation(&a);
+    a.met_damage |= ret < 0 && q->refcounts.is_contradicted;
     co_mutex_unlock(&q->lock);
     if (a.met_damage) {
-        qcow2_mark_corrupt(bs, "an L2 entry points at metadata");
+        qcow2_mark_corrupt(bs, "an L2 entry points at a wrong place");
     }
     if (ret <= 0) {
         return ret;
@@ -555,13 +568,7 @@ static int coroutine_fn begin_compressed(Allocation *a)
     if (ret < 0) {
         return ret;
     }
-    if (qcow2_subcluster_type(q, entry_of(a, 0), 0) ==
-        QCOW2_CLUSTER_INVALID) {
-        ret = -EIO;
-    }
-    if (ret >= 0) {
-        ret = clip_to_sound(a, &a->clusters);
-    }
+    ret = is_damaged(a, 0) ? -EIO : clip_to_sound(a, &a->clusters);
     if (ret >= 0) {
         ret = qcow2_pack(bs, a->bytes, &a->host_offset);
     }
@@ -608,9 +615,10 @@ int coroutine_fn qcow2_write_packed(BlockDriverState *bs, int64_t offset,
 
     co_mutex_lock(&q->lock);
     ret = begin_compressed(&a);
+    a.met_damage |= ret < 0 && q->refcounts.is_contradicted;
     co_mutex_unlock(&q->lock);
     if (a.met_damage) {
-        qcow2_mark_corrupt(bs, "an L2 entry points at metadata");
+        qcow2_mark_corrupt(bs, "an L2 entry points at a wrong place");
     }
     if (ret < 0) {
         return ret;

@@ -6,8 +6,9 @@
  *   data file:  [guest cluster 0][guest cluster 1][...]
  *
  * Always true:
- *  D1  an L2 entry in memory has its own guest offset or none: tables are
- *      checked when they are loaded, so nobody else has to;
+ *  D1  an L2 entry that is followed or replaced has its own guest offset or
+ *      none: map.c, cluster.c and clear.c ask qcow2_is_misplaced(), so that a
+ *      damaged entry is an error of its own cluster only;
  *  D2  a raw data file is changed before the mapping: at no moment does it
  *      show what the guest no longer sees;
  *  D3  discards reach the data file before the entries change. Afterwards the
@@ -91,29 +92,6 @@ bool qcow2_data_file_open(BlockDriverState *bs, BlockOptions *options,
         q->data_length = bdrv_node_length(q->data->bs);
     }
     return true;
-}
-
-int qcow2_data_file_check_entries(const BlockDriverState *bs, int64_t offset,
-                                  const uint64_t *entries, int64_t count)
-{
-    const Qcow2State *q = qcow2_state(bs);
-
-    for (int64_t i = 0; qcow2_has_data_file(q) && i < count;
-         i += q->l2_words) {
-        int64_t own = offset + (i / q->l2_words << q->cluster_bits);
-        int64_t host_offset = entries[i] & QCOW2_OFFSET_MASK;
-
-        if ((entries[i] & QCOW2_L2_COMPRESSED) ||
-            (host_offset != 0 && host_offset != own) ||
-            (host_offset == 0 && own != 0 &&
-             (entries[i] & QCOW2_ENTRY_COPIED) &&
-             !(entries[i] & QCOW2_L2_ZERO))) {
-            g_debug("%s: L2 entry 0x%" PRIx64 " of guest offset 0x%" PRIx64
-                    " is damaged", bdrv_name(bs), entries[i], own);
-            return -EIO;
-        }
-    }
-    return 0;
 }
 
 /* -- what it sees of changes ---------------------------------------------- */

@@ -50,13 +50,30 @@ bool qcow2_data_file_open(BlockDriverState *bs, BlockOptions *options,
                           BdrvOpenFlags flags, GError **error);
 
 /*
- * qcow2_data_file_check_entries:
- * Does each L2 entry, of the @count words just loaded, of the guest clusters
- * from @offset on stand for its own offset, or for nothing? -EIO otherwise. 0 in
- * images without a data file.
+ * Does the word of an L2 entry that is not compressed stand for the guest
+ * cluster at @offset itself, or for nothing?
  */
-int qcow2_data_file_check_entries(const BlockDriverState *bs, int64_t offset,
-                                  const uint64_t *entries, int64_t count);
+static inline bool qcow2_data_file_is_own_place(uint64_t word, int64_t offset)
+{
+    int64_t host_offset = word & QCOW2_OFFSET_MASK;
+
+    if (host_offset == 0 && offset != 0) {
+        return !(word & QCOW2_ENTRY_COPIED) || (word & QCOW2_L2_ZERO);
+    }
+    return host_offset == 0 || host_offset == offset;
+}
+
+/*
+ * Is the L2 entry of the guest cluster at @offset damaged, as it can only be
+ * in an image with a data file? Who follows or replaces an entry asks (D1).
+ */
+static inline bool qcow2_is_misplaced(const Qcow2State *q, uint64_t word,
+                                      int64_t offset)
+{
+    return G_UNLIKELY(qcow2_has_data_file(q)) &&
+           ((word & QCOW2_L2_COMPRESSED) ||
+            !qcow2_data_file_is_own_place(word, offset));
+}
 
 /*
  * qcow2_data_file_clear:

@@ -27,7 +27,6 @@
 #include "drivers/qcow2/l2_cache.h"
 
 #include "block/io/io.h"
-#include "drivers/qcow2/data_file.h"
 #include "drivers/qcow2/overlap.h"
 #include "drivers/qcow2/qcow2.h"
 
@@ -405,24 +404,12 @@ static unsigned count_ahead(const Qcow2L2Cache *cache,
     return count;
 }
 
-/* Takes a slice that was read into the cache, or not. Lock held. */
-static int take_slice(BlockDriverState *bs, Qcow2L2Table *table,
-                      unsigned index, Qcow2Slice *slice)
+/* Takes a slice that was read into the cache. Lock held. */
+static void coroutine_fn take_slice(BlockDriverState *bs, Qcow2L2Table *table,
+                                    unsigned index, Qcow2Slice *slice)
 {
-    Qcow2State *q = qcow2_state(bs);
-    int ret = qcow2_data_file_check_entries(
-        bs,
-        ((table->l1_index << q->l2_bits) +
-         ((int64_t)index << q->l2.slice_bits)) << q->cluster_bits,
-        slice->word, q->l2.slice_words);
-
-    if (ret < 0) {
-        g_free(slice);
-        return ret;
-    }
-    qcow2_overlap_guard(bs, slice->word, q->l2.slice_words);
+    qcow2_overlap_guard(bs, slice->word, qcow2_state(bs)->l2.slice_words);
     install(bs, table, index, slice);
-    return 0;
 }
 
 /* The lock is dropped while reading (L5). */
@@ -450,10 +437,8 @@ static int coroutine_fn load_from_disk(BlockDriverState *bs,
         table->loading[index + i] = 0;
         if (ret < 0 || i >= count) {
             g_free(slice[i]);
-        } else if (i > 0) {
-            (void) take_slice(bs, table, index + i, slice[i]);
         } else {
-            ret = take_slice(bs, table, index, slice[0]);
+            take_slice(bs, table, index + i, slice[i]);
         }
     }
     co_queue_wake_all(&q->l2.loaded);
@@ -565,9 +550,8 @@ static int coroutine_fn load_all(BlockDriverState *bs, Qcow2L2Table *table)
             g_free(slice);
             return ret;
         }
-        qcow2_overlap_guard(bs, slice->word, cache->slice_words);
         slice->pins = 1;
-        install(bs, table, i, slice);
+        take_slice(bs, table, i, slice);
     }
     return 0;
 }

@@ -123,11 +123,12 @@ static int64_t count_run(const BlockDriverState *bs, Qcow2L2Position position,
 
 /* Fills in a run that @entry starts. -EIO when it cannot be in the file. */
 static int map_entry(BlockDriverState *bs, Qcow2L2Position position,
-                     const Qcow2Slice *slice, int64_t in_cluster,
-                     int64_t bytes, Qcow2Run *run)
+                     const Qcow2Slice *slice, int64_t offset, int64_t bytes,
+                     Qcow2Run *run)
 {
     Qcow2State *q = qcow2_state(bs);
     Qcow2L2Entry entry = qcow2_l2_get(slice, position.entry);
+    int64_t in_cluster = qcow2_in_cluster(q, offset);
     unsigned index = qcow2_subcluster_index(q, in_cluster);
     int64_t in_subcluster = in_cluster & (q->subcluster_bytes - 1);
     int64_t limit = (in_subcluster + bytes + q->subcluster_bytes - 1) >>
@@ -138,7 +139,8 @@ static int map_entry(BlockDriverState *bs, Qcow2L2Position position,
     run->l2_entry = entry.word;
     run->type = qcow2_subcluster_type(q, entry, index);
     run->copied = entry.word & QCOW2_ENTRY_COPIED;
-    if (run->type == QCOW2_CLUSTER_INVALID) {
+    if (run->type == QCOW2_CLUSTER_INVALID ||
+        qcow2_is_misplaced(q, entry.word, offset - in_cluster)) {
         g_debug("%s: damaged L2 entry 0x%" PRIx64 ", 0x%" PRIx64,
                 bdrv_name(bs), entry.word, entry.bitmap);
         return -EIO;
@@ -192,8 +194,7 @@ int coroutine_fn qcow2_map(BlockDriverState *bs, int64_t offset,
         };
         return 0;
     }
-    return map_entry(bs, position, slice, qcow2_in_cluster(q, offset), bytes,
-                     ret_run);
+    return map_entry(bs, position, slice, offset, bytes, ret_run);
 }
 
 /* -- reading -------------------------------------------------------------- */

@@ -9,7 +9,9 @@
  * An L2 entry may lie as well: it says that a cluster is its own (COPIED) and
  * points at such a structure. Writes in place look at the entry only, so the
  * lie has to be found when the slice is loaded: the guard takes COPIED away,
- * and a write that has to replace the cluster asks here again and fails.
+ * and a write that has to replace the cluster asks here again and fails. An
+ * entry that names a free cluster shows that counts are not to be trusted: the
+ * next allocation might hand out what a guest has, so there is none.
  *
  * A few ranges are kept in q->main_metadata. L2 tables and refcount blocks
  * are many: their cluster numbers are put into a sorted array at the first
@@ -248,18 +250,47 @@ void qcow2_overlap_forget(BlockDriverState *bs)
 
 /* -- the guard ------------------------------------------------------------ */
 
+/* -EUCLEAN: a cluster of the range is free, which its count must not say. */
+static int coroutine_fn check_counted(BlockDriverState *bs,
+                                      int64_t host_offset, int64_t bytes)
+{
+    Qcow2State *q = qcow2_state(bs);
+    int64_t end = MIN(host_offset + bytes, qcow2_file_length(q));
+
+    for (int64_t at = align_down(host_offset, q->cluster_bytes); at < end;
+         at += q->cluster_bytes) {
+        uint64_t count;
+        int ret = qcow2_refcount_of(bs, at, &count);
+
+        if (ret < 0) {
+            return ret;
+        }
+        if (count == 0) {
+            g_debug("%s: an L2 entry points at a free cluster at 0x%" PRIx64,
+                    bdrv_name(bs), (uint64_t)at);
+            qcow2_refcount_distrust(bs);
+            return -EUCLEAN;
+        }
+    }
+    return 0;
+}
+
 int coroutine_fn qcow2_overlap_check_entry(BlockDriverState *bs,
                                            uint64_t entry)
 {
     Qcow2State *q = qcow2_state(bs);
     int64_t host_offset = entry & QCOW2_OFFSET_MASK;
     const char *what = NULL;
-    uint64_t count;
-    int ret;
 
-    if ((entry & QCOW2_L2_COMPRESSED) || host_offset == 0 ||
-        qcow2_has_data_file(q) ||
-        host_offset >= qcow2_file_length(q)) {
+    if (qcow2_has_data_file(q)) {
+        return 0;
+    }
+    if (entry & QCOW2_L2_COMPRESSED) {
+        return check_counted(bs,
+                             qcow2_compressed_offset(entry, q->cluster_bits),
+                             qcow2_compressed_bytes(entry, q->cluster_bits));
+    }
+    if (host_offset == 0 || host_offset >= qcow2_file_length(q)) {
         return 0;
     }
     if (qcow2_overlaps_metadata(bs, q->options.overlap_classes, host_offset,
@@ -268,13 +299,7 @@ int coroutine_fn qcow2_overlap_check_entry(BlockDriverState *bs,
                 entry, what);
         return -EUCLEAN;
     }
-    ret = qcow2_refcount_of(bs, host_offset, &count);
-    if (ret >= 0 && count == 0) {
-        g_debug("%s: L2 entry 0x%" PRIx64 " points at a free cluster",
-                bdrv_name(bs), entry);
-        return -EUCLEAN;
-    }
-    return ret;
+    return check_counted(bs, host_offset, q->cluster_bytes);
 }
 
 void coroutine_fn qcow2_overlap_guard(BlockDriverState *bs, uint64_t *words,
@@ -286,8 +311,8 @@ void coroutine_fn qcow2_overlap_guard(BlockDriverState *bs, uint64_t *words,
         return;
     }
     for (int64_t i = 0; i < count; i += q->l2_words) {
-        if ((words[i] & QCOW2_ENTRY_COPIED) &&
-            qcow2_overlap_check_entry(bs, words[i]) < 0) {
+        if (words[i] != 0 && qcow2_overlap_check_entry(bs, words[i]) < 0 &&
+            !(words[i] & QCOW2_L2_COMPRESSED)) {
             words[i] &= ~QCOW2_ENTRY_COPIED;
         }
     }

@@ -60,8 +60,8 @@ void qcow2_overlap_set_snapshots(BlockDriverState *bs, GArray *numbers);
  * qcow2_overlap_check_entry:
  * May the host cluster of L2 entry @entry be a guest's? 0 also when there is
  * none or it is past the end of the file; -EUCLEAN: it is metadata of a class
- * that is to be checked, or free; other -errno: its refcount cannot be read.
- * Coroutine, lock held.
+ * that is to be checked, or free (qcow2_refcount_distrust); other -errno: its
+ * refcount cannot be read. Coroutine, lock held.
  */
 int coroutine_fn qcow2_overlap_check_entry(BlockDriverState *bs,
                                            uint64_t entry);
@@ -69,7 +69,8 @@ int coroutine_fn qcow2_overlap_check_entry(BlockDriverState *bs,
 /*
  * qcow2_overlap_guard:
  * Takes COPIED from each L2 entry, of the just loaded @count words, that fails
- * qcow2_overlap_check_entry(), so that no write in place follows it. Nothing
+ * qcow2_overlap_check_entry(), so that no write in place follows it; allocation
+ * ends when one names a free cluster. Nothing
  * when the image is not to be written to (q->guards). Coroutine, lock held.
  */
 void coroutine_fn qcow2_overlap_guard(BlockDriverState *bs, uint64_t *words,

@@ -604,6 +604,16 @@ int coroutine_fn qcow2_alloc_clusters(BlockDriverState *bs, int64_t wanted,
     return 0;
 }
 
+void qcow2_refcount_distrust(BlockDriverState *bs)
+{
+    Qcow2Refcounts *counts = &qcow2_state(bs)->refcounts;
+
+    counts->is_contradicted = true;
+    if (counts->error >= 0) {
+        counts->error = -EIO;
+    }
+}
+
 /* The arrays that go with the table, longer. */
 static void extend_arrays(Qcow2Refcounts *counts, int64_t entries)
 {

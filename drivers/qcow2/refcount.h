@@ -42,6 +42,7 @@ typedef struct Qcow2Refcounts {
     int64_t disk_table_clusters;
     int64_t cursor;            /* cluster index: nothing is free before */
     int error;                 /* sticky: allocation is unsafe */
+    bool is_contradicted;      /* an L2 entry names a free cluster */
 } Qcow2Refcounts;
 
 /* One host range that lost a reference, see Q3. */
@@ -102,6 +103,12 @@ int coroutine_fn qcow2_alloc_clusters(BlockDriverState *bs, int64_t wanted,
  */
 int coroutine_fn qcow2_refcount_add(BlockDriverState *bs, int64_t host_offset,
                                     int delta);
+
+/*
+ * An L2 entry was met that names a free cluster: there may be more of them, so
+ * nothing is allocated any more (-EIO). No I/O.
+ */
+void qcow2_refcount_distrust(BlockDriverState *bs);
 
 /* Gives back clusters that were never published. Coroutine. */
 void coroutine_fn qcow2_unalloc_clusters(BlockDriverState *bs,

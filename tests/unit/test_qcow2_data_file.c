@@ -5,6 +5,7 @@
  *
  * The image is on the test disk, its data file a real one.
  */
+#include "block/image/check.h"
 #include "drivers/qcow2/data_file.h"
 #include "tests/unit/qcow2_disk.h"
 
@@ -179,6 +180,63 @@ static void test_entries_for_another_place_are_errors(void **state)
     }
 }
 
+/* Other entries of its table, before and behind it, are as good as ever. */
+static void test_a_damaged_entry_is_an_error_of_its_cluster_only(void **state)
+{
+    g_autoptr(Qcow2Image) image = data_image(0);
+    int64_t l2 = qcow2_image_append(image, 1);
+    uint8_t data[CLUSTER], back[3 * CLUSTER];
+    BlockBackend *blk;
+
+    qcow2_image_set64(image, L1_OFFSET, QCOW2_ENTRY_COPIED | l2);
+    qcow2_image_set64(image, l2, QCOW2_ENTRY_COPIED);
+    qcow2_image_set64(image, l2 + 8, QCOW2_ENTRY_COPIED | (9 * CLUSTER));
+    qcow2_image_set64(image, l2 + 16, QCOW2_ENTRY_COPIED | (2 * CLUSTER));
+    test_disk_load(image->data, image->bytes);
+    blk = open_with(BDRV_O_RDWR | BDRV_O_RESIZE, "");
+    memset(data, 'n', sizeof(data));
+
+    for (int i = 0; i < 4; i++) {
+        assert_int_equal(blk_pwrite(blk, i * CLUSTER, CLUSTER, data),
+                         i == 1 ? -EIO : 0);
+        assert_int_equal(blk_pread(blk, i * CLUSTER, CLUSTER, back),
+                         i == 1 ? -EIO : 0);
+        assert_true(i == 1 || memcmp(back, data, CLUSTER) == 0);
+    }
+    assert_int_equal(blk_pread(blk, 0, 3 * CLUSTER, back), -EIO);
+    /* Nobody misses what it had: zeros are told, whatever it was. */
+    assert_int_equal(blk_pwrite_zeroes(blk, CLUSTER, CLUSTER, 0), 0);
+    assert_int_equal(blk_pread(blk, 0, 3 * CLUSTER, back), 0);
+    assert_int_equal(back[CLUSTER], 0);
+    assert_int_equal(back[2 * CLUSTER], 'n');
+    blk_free(blk);
+}
+
+/* An extended L2 table maps half as much as its bytes would hold words. */
+static void test_check_knows_what_a_table_of_subclusters_maps(void **state)
+{
+    const int cluster = 16384;
+    const int64_t reach = (int64_t)cluster / 16 * cluster;
+    g_autoptr(Qcow2Image) image = qcow2_image_new(3, 14, 2 * reach);
+    int64_t l2 = qcow2_image_append(image, 1);
+    BlockCheckResult result = { 0 };
+    BlockBackend *blk;
+
+    qcow2_image_set32(image, 36, 2); /* entries of the L1 table */
+    qcow2_image_set64(image, 72,
+                      QCOW2_INCOMPAT_DATA_FILE | QCOW2_INCOMPAT_EXTENDED_L2);
+    qcow2_image_set64(image, 3 * cluster + 8, QCOW2_ENTRY_COPIED | l2);
+    qcow2_image_set64(image, l2, QCOW2_ENTRY_COPIED | (uint64_t)reach);
+    qcow2_image_set64(image, l2 + 8, 1);
+    test_disk_load(image->data, image->bytes);
+    blk = open_with(BDRV_O_CHECK, "");
+
+    assert_true(bdrv_check(blk_bs(blk), BLOCK_CHECK_FIX_NONE, &result, NULL));
+    assert_int_equal(result.corruptions, 0);
+    assert_int_equal(result.allocated_clusters, 1);
+    blk_free(blk);
+}
+
 static void test_a_nameless_data_file_is_asked_for(void **state)
 {
     g_autoptr(Qcow2Image) image = data_image(0);
@@ -211,6 +269,8 @@ int main(void)
         data_test(test_no_pointer_before_the_data_is_durable),
         data_test(test_a_raw_data_file_has_the_zeros_that_a_guest_writes),
         data_test(test_entries_for_another_place_are_errors),
+        data_test(test_a_damaged_entry_is_an_error_of_its_cluster_only),
+        data_test(test_check_knows_what_a_table_of_subclusters_maps),
         data_test(test_a_nameless_data_file_is_asked_for),
         data_test(test_other_images_take_no_data_file),
     };

@@ -154,6 +154,31 @@ static void test_an_extension_past_the_end_is_refused(void **state)
     }
 }
 
+/* The directory is read as a whole: a file may be as long as it likes. */
+static void test_a_directory_of_bitmaps_has_64_mib_at_most(void **state)
+{
+    for (int more = 0; more <= 8; more += 8) {
+        g_autoptr(Qcow2Image) image = qcow2_image_new(3, CLUSTER_BITS, SIZE);
+        g_autoptr(GError) error = NULL;
+        Qcow2Header header;
+        bool is_fine;
+
+        qcow2_image_set64(image, 88, QCOW2_AUTOCLEAR_BITMAPS);
+        qcow2_image_set32(image, 104, QCOW2_EXTENSION_BITMAPS);
+        qcow2_image_set32(image, 108, 24);
+        qcow2_image_set32(image, 112, 1);
+        qcow2_image_set64(image, 120, 64 * MIB + more);
+        qcow2_image_set64(image, 128, MIB);
+        is_fine = qcow2_header_parse(&header, image->data,
+                                     1 << CLUSTER_BITS, GIB,
+                                     /* for_check= */ false, &error);
+
+        assert_int_equal(is_fine, more == 0);
+        assert_true(is_fine || strstr(error->message, "bitmaps has 67108872"));
+        qcow2_header_clear(&header);
+    }
+}
+
 static void test_an_unknown_feature_is_named_by_the_image(void **state)
 {
     g_autoptr(Qcow2Image) image = qcow2_image_new(3, CLUSTER_BITS, SIZE);
@@ -195,6 +220,7 @@ int main(void)
         cmocka_unit_test(test_valid_images_of_all_cluster_sizes_are_accepted),
         cmocka_unit_test(test_a_file_cut_inside_header_or_tables_is_refused),
         cmocka_unit_test(test_an_extension_past_the_end_is_refused),
+        cmocka_unit_test(test_a_directory_of_bitmaps_has_64_mib_at_most),
         cmocka_unit_test(test_an_unknown_feature_is_named_by_the_image),
         cmocka_unit_test(test_names_come_from_extension_and_first_cluster),
     };

@@ -138,6 +138,43 @@ static void test_uncounted_structures_stop_allocation(void **state)
     }
 }
 
+/*
+ * A lie that no structure shows: the cluster of a guest is free. The first
+ * look at its entry ends allocation, or the guest's data would be lost.
+ */
+static void test_a_guests_free_cluster_stops_allocation(void **state)
+{
+    static const struct {
+        uint64_t flags;
+        const char *what;
+    } kinds[] = {
+        { QCOW2_ENTRY_COPIED, "own" }, { 0, "shared" },
+        { QCOW2_L2_COMPRESSED, "compressed" },
+    };
+
+    for (size_t i = 0; i < G_N_ELEMENTS(kinds); i++) {
+        g_autoptr(Qcow2Image) image = qcow2_image_new(3, 12, SIZE);
+        int64_t l2 = qcow2_image_append(image, 1);
+        int64_t data = qcow2_image_append(image, 1);
+        uint8_t byte = 'n';
+        BlockBackend *blk;
+
+        memset(image->data + data, 'o', CLUSTER);
+        qcow2_image_set64(image, 3 * CLUSTER, QCOW2_ENTRY_COPIED | l2);
+        qcow2_image_set64(image, l2 + 8, kinds[i].flags | data);
+        qcow2_image_set16(image, REFBLOCK_AT + data / CLUSTER * 2, 0);
+        blk = open_image(image);
+
+        /* Another guest cluster, even of another table. */
+        assert_int_equal(blk_pwrite(blk, 5 * CLUSTER, 1, &byte), -EIO);
+        assert_int_equal(blk_pwrite(blk, 3 * MIB, 1, &byte), -EIO);
+        assert_int_equal(test_disk.data[data], 'o');
+        assert_true(be64_get((be64 *)(test_disk.data + 72)) &
+                    QCOW2_INCOMPAT_CORRUPT);
+        blk_free(blk);
+    }
+}
+
 static void test_a_missing_block_over_structures_stops_allocation(void **s)
 {
     g_autoptr(Qcow2Image) image = qcow2_image_new(3, 12, SIZE);
@@ -191,6 +228,7 @@ int main(void)
         cmocka_unit_test(test_small_counts_start_with_the_low_bits),
         cmocka_unit_test(test_allocation_skips_what_is_counted),
         cmocka_unit_test(test_uncounted_structures_stop_allocation),
+        cmocka_unit_test(test_a_guests_free_cluster_stops_allocation),
         cmocka_unit_test(
             test_a_missing_block_over_structures_stops_allocation),
         cmocka_unit_test(test_blocks_and_table_grow_with_the_file),
