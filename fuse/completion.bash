@@ -21,7 +21,7 @@ _imgfuse_values()
 
 # what every image command takes (fuse/cmd/common.h)
 _imgfuse_common="-f --format= --image-opts --allow-path= -U --force-share -T
-    --output= -p --progress -q --quiet --key= --object= -h --help"
+    -p --progress -q --quiet --key= --object= -h --help"
 
 _imgfuse_commands="create info check map measure compare resize convert rebase
     amend commit snapshot bitmap"
@@ -33,17 +33,17 @@ _imgfuse_options()
     esac
     case $1 in
     create) echo "-o --options= -b --backing= -F --backing-format= -u --force" ;;
-    info)   echo "--backing-chain" ;;
-    check)  echo "-r --repair --repair=" ;;
+    info)   echo "--backing-chain --output=" ;;
+    check)  echo "-r --repair --repair= --output=" ;;
     bitmap) echo "--add --remove --clear --enable --disable --merge= -g
                   --granularity= -b --source-file= -F --source-format=" ;;
     snapshot)
-            echo "-l -c -a -d" ;;
-    map)    echo "-s --start-offset= -l --max-length=" ;;
+            echo "-l -c -a -d --output=" ;;
+    map)    echo "-s --start-offset= -l --max-length= --output=" ;;
     measure)
-            echo "-O --target-format= -o --options= --size= -l" ;;
+            echo "-O --target-format= -o --options= --size= -l --output=" ;;
     compare)
-            echo "-F -s" ;;
+            echo "-F -s --output=" ;;
     resize) echo "--shrink --preallocation=" ;;
     convert)
             echo "-O --target-format= -o --options= -B --backing= -F

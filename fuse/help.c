@@ -164,6 +164,7 @@ static void man_driver(const BlockDriver *driver, void *opaque)
 static void man_commands(void)
 {
     g_autofree char *common = roff(image_command_common_options);
+    g_autofree char *output = roff(image_command_output_option);
 
     printf(".SH OPTIONS OF COMMANDS\n");
     for (size_t i = 0; image_command_at(i); i++) {
@@ -172,8 +173,9 @@ static void man_commands(void)
         g_autofree char *usage_text = roff(usage + strlen("usage: "));
         g_autofree char *options = roff(command->options);
 
-        printf(".SS \"imgfuse %s \\- %s\"\n.nf\n%s\n%s.fi\n",
-               command->name, command->summary, usage_text, options);
+        printf(".SS \"imgfuse %s \\- %s\"\n.nf\n%s\n%s%s.fi\n",
+               command->name, command->summary, usage_text, options,
+               command->prints_json ? output : "");
     }
     printf(".SS Options of every command\n.nf\n%s.fi\n", common);
 }

@@ -70,16 +70,12 @@ static void add_specific(JsonObject *object, BlockDriverState *bs)
     json_object_set_object_member(object, "format-specific", specific);
 }
 
-static void add_snapshots(JsonObject *object, BlockDriverState *bs)
+JsonArray *image_info_snapshots(BlockDriverState *bs)
 {
     const GPtrArray *list = bdrv_snapshot_list(bs);
-    JsonArray *snapshots;
+    JsonArray *snapshots = json_array_new();
 
-    if (!list || list->len == 0) {
-        return;
-    }
-    snapshots = json_array_new();
-    for (guint i = 0; i < list->len; i++) {
+    for (guint i = 0; list && i < list->len; i++) {
         const BlockSnapshot *one = g_ptr_array_index(list, i);
         JsonObject *entry = json_object_new();
 
@@ -98,7 +94,19 @@ static void add_snapshots(JsonObject *object, BlockDriverState *bs)
                                    one->vm_state_bytes);
         json_array_add_object_element(snapshots, entry);
     }
-    json_object_set_array_member(object, "snapshots", snapshots);
+    return snapshots;
+}
+
+/* Scripts know it so: an image without snapshots has no such member. */
+static void add_snapshots(JsonObject *object, BlockDriverState *bs)
+{
+    JsonArray *snapshots = image_info_snapshots(bs);
+
+    if (json_array_get_length(snapshots) > 0) {
+        json_object_set_array_member(object, "snapshots", snapshots);
+    } else {
+        json_array_unref(snapshots);
+    }
 }
 
 JsonObject *image_info_of_node(BlockDriverState *bs, const char *filename)

@@ -16,6 +16,9 @@
  */
 JsonObject *image_info_of_node(BlockDriverState *bs, const char *filename);
 
+/* Each snapshot in it, maybe none; the caller unrefs. Control plane. */
+JsonArray *image_info_snapshots(BlockDriverState *bs);
+
 /* One line of 'imgfuse map --output=json', with the comma before it. */
 void image_info_append_extent(GString *text, const ImageMapExtent *extent,
                               bool is_first);

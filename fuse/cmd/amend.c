@@ -110,7 +110,7 @@ static int amend_run(int argc, char **argv)
     AmendArgs args = { .option_strings = strings };
     int code;
 
-    common_args_init(&args.common);
+    common_args_init(&args.common, &image_command_amend);
     if (!parse_args(argc, argv, &args)) {
         code = common_usage(&image_command_amend);
     } else if (args.list_options) {

@@ -218,7 +218,7 @@ static int bitmap_run(int argc, char **argv)
     BitmapArgs args = { .actions = actions };
     int code;
 
-    common_args_init(&args.common);
+    common_args_init(&args.common, &image_command_bitmap);
     if (parse_args(argc, argv, &args)) {
         code = image_command_with_loop(bitmap_body, &args);
     } else {

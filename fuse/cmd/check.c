@@ -187,7 +187,7 @@ static int check_run(int argc, char **argv)
     CheckArgs args = { .filename = NULL };
     int code;
 
-    common_args_init(&args.common);
+    common_args_init(&args.common, &image_command_check);
     if (parse_args(argc, argv, &args)) {
         code = image_command_with_loop(check_body, &args);
     } else {
@@ -207,5 +207,6 @@ const ImageCommand image_command_check = {
         "                             mend leaked clusters, or all that can be\n"
         "Exit status: 0 sound, 1 the check failed, 2 damaged, 3 leaked clusters\n"
         "only, 63 the format has nothing to check.\n",
+    .prints_json = true,
     .run = check_run,
 };

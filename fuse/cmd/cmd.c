@@ -167,14 +167,14 @@ char *image_command_usage(const ImageCommand *command)
 }
 
 /* Here is all that common.h and take_secrets() accept, once for all. */
+const char image_command_output_option[] =
+    "      --output=human|json    print for people (default) or programs\n";
 const char image_command_common_options[] =
     "  -f, --format=FORMAT        format of the image (default: probed)\n"
     "      --image-opts           IMAGE is driver=qcow2,file.filename=...\n"
     "      --allow-path=DIR       images may name files in DIR and below\n"
     "  -U, --force-share          read an image although somebody writes it\n"
     "  -T CACHE                   how images that are only read are opened\n"
-    "      --output=human|json    for people or programs, where there is\n"
-    "                             something to print\n"
     "  -p, --progress             show the progress, also off a terminal\n"
     "  -q, --quiet                say no more than errors\n"
     "      --key=SOURCE           key of encrypted images: file:FILE,\n"
@@ -187,9 +187,11 @@ void image_command_show_help(const ImageCommand *command)
 {
     g_autofree char *usage = image_command_usage(command);
 
-    printf("%s\n%s\n\nOptions:\n%s\nOf every command:\n%s\n"
+    printf("%s\n%s\n\nOptions:\n%s%s\nOf every command:\n%s\n"
            "'man imgfuse' says more.\n", usage, command->summary,
-           command->options, image_command_common_options);
+           command->options,
+           command->prints_json ? image_command_output_option : "",
+           image_command_common_options);
 }
 
 /* -- running one --------------------------------------------------------- */
@@ -280,17 +282,6 @@ int image_command_with_loop(ImageCommandBody *body, void *opaque)
     (void) g_log_set_default_handler(usual, NULL);
     tell(error);
     return code;
-}
-
-bool image_command_parse_output(const char *text, bool *ret_json)
-{
-    if (strcmp(text, "json") != 0 && strcmp(text, "human") != 0) {
-        fprintf(stderr, "imgfuse: --output is human or json, not '%s'\n",
-                text);
-        return false;
-    }
-    *ret_json = strcmp(text, "json") == 0;
-    return true;
 }
 
 BlockBackend *image_command_open(const char *filename, const char *format,

@@ -22,6 +22,7 @@ typedef struct ImageCommand {
     const char *name;
     const char *summary; /* one line for `help` */
     const char *usage;   /* what may stand behind the name */
+    bool prints_json;    /* takes --output=json */
     const char *options; /* of its own, a line each, for --help */
     /* argv[0] is the command's name. Returns the exit code. */
     int (*run)(int argc, char **argv);
@@ -45,7 +46,8 @@ char *image_command_usage(const ImageCommand *command);
 /* What --help prints: usage, what it does, its options and the common ones. */
 void image_command_show_help(const ImageCommand *command);
 
-/* The options of every command, a line each. */
+/* The options of every command, a line each; and that of prints_json. */
+extern const char image_command_output_option[];
 extern const char image_command_common_options[];
 
 /* The @index-th command, NULL behind the last. */
@@ -59,9 +61,6 @@ const ImageCommand *image_command_at(size_t index);
  */
 typedef int ImageCommandBody(void *opaque, GError **error);
 int image_command_with_loop(ImageCommandBody *body, void *opaque);
-
-/* --output=human|json; false with a line on standard error. */
-bool image_command_parse_output(const char *text, bool *ret_json);
 
 /*
  * image_command_open:

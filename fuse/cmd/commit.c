@@ -233,7 +233,7 @@ static int commit_run(int argc, char **argv)
     CommitArgs args = { .filename = NULL };
     int code;
 
-    common_args_init(&args.common);
+    common_args_init(&args.common, &image_command_commit);
     if (parse_args(argc, argv, &args)) {
         code = image_command_with_loop(commit_body, &args);
     } else {

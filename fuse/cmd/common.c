@@ -46,18 +46,36 @@ void common_catch_signals(void)
 /* -- arguments ----------------------------------------------------------- */
 
 /* Also where SIGUSR1 begins to be harmless. */
-void common_args_init(CommonArgs *args)
+void common_args_init(CommonArgs *args, const ImageCommand *command)
 {
     struct sigaction action = { .sa_handler = on_usr1,
                                 .sa_flags = SA_RESTART };
 
     sigaction(SIGUSR1, &action, NULL);
-    *args = (CommonArgs) { .allowed = g_ptr_array_new() };
+    *args = (CommonArgs) { .command = command,
+                           .allowed = g_ptr_array_new() };
 }
 
 void common_args_clear(CommonArgs *args)
 {
     g_clear_pointer(&args->allowed, g_ptr_array_unref);
+}
+
+/* JSON that nobody prints is worse than none: a script would wait for it. */
+static bool parse_output(CommonArgs *args, const char *text)
+{
+    args->json = strcmp(text, "json") == 0;
+    if (!args->json && strcmp(text, "human") != 0) {
+        fprintf(stderr, "imgfuse: --output is human or json, not '%s'\n",
+                text);
+        return false;
+    }
+    if (args->json && !args->command->prints_json) {
+        fprintf(stderr, "imgfuse: '%s' prints nothing for programs: no "
+                "--output=json\n", args->command->name);
+        return false;
+    }
+    return true;
 }
 
 bool common_args_take(CommonArgs *args, int option)
@@ -78,7 +96,7 @@ bool common_args_take(CommonArgs *args, int option)
     case 'T':
         return common_parse_cache(optarg, &args->source_flags);
     case COMMON_OUTPUT:
-        return image_command_parse_output(optarg, &args->json);
+        return parse_output(args, optarg);
     case COMMON_IMAGE_OPTS:
         args->image_opts = true;
         return true;

@@ -14,6 +14,7 @@
 #include "fuse/cmd/cmd.h"
 
 typedef struct CommonArgs {
+    const ImageCommand *command; /* whose they are */
     const char *format;   /* -f */
     bool image_opts;      /* --image-opts */
     bool force_share;     /* -U, --force-share */
@@ -42,7 +43,7 @@ enum {
     { "image-opts", no_argument, NULL, COMMON_IMAGE_OPTS }, \
     { "allow-path", required_argument, NULL, COMMON_ALLOW_PATH }
 
-void common_args_init(CommonArgs *args);
+void common_args_init(CommonArgs *args, const ImageCommand *command);
 void common_args_clear(CommonArgs *args);
 G_DEFINE_AUTO_CLEANUP_CLEAR_FUNC(CommonArgs, common_args_clear)
 

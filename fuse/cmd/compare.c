@@ -31,7 +31,36 @@ static void show_progress(void *opaque, int64_t done, int64_t total)
 {
     const CompareArgs *args = opaque;
 
-    common_progress(&args->common, done, total);
+    if (!args->common.json) {
+        common_progress(&args->common, done, total);
+    }
+}
+
+/* Ours, as qemu-img has no such output: tests/schema/compare.json. */
+static int print_json(const ImageCompare *compare)
+{
+    static const char *const kinds[] = {
+        [IMAGE_DIFFERS_CONTENT] = "content",
+        [IMAGE_DIFFERS_STATUS] = "allocation",
+        [IMAGE_DIFFERS_LENGTH] = "length",
+    };
+    bool is_same = compare->difference == IMAGE_SAME;
+    g_autoptr(JsonBuilder) builder = json_builder_new();
+
+    json_builder_begin_object(builder);
+    json_builder_set_member_name(builder, "identical");
+    json_builder_add_boolean_value(builder, is_same);
+    if (!is_same) {
+        json_builder_set_member_name(builder, "difference");
+        json_builder_add_string_value(builder, kinds[compare->difference]);
+    }
+    if (!is_same && compare->difference != IMAGE_DIFFERS_LENGTH) {
+        json_builder_set_member_name(builder, "offset");
+        json_builder_add_int_value(builder, compare->offset);
+    }
+    json_builder_end_object(builder);
+    image_command_print_json(json_builder_get_root(builder));
+    return is_same ? CMD_EXIT_OK : EXIT_DIFFERENT;
 }
 
 static int print_result(const CompareArgs *args, const ImageCompare *compare)
@@ -77,17 +106,20 @@ static int compare_images(const CompareArgs *args, BlockBackend *first,
     };
     bool ok;
 
-    if (!args->common.quiet && !args->is_strict &&
+    if (!args->common.quiet && !args->common.json && !args->is_strict &&
         blk_length(first) != blk_length(second)) {
         printf("Warning: Image size mismatch!\n");
     }
     ok = image_compare(&compare, error);
-    common_progress_end(&args->common);
+    if (!args->common.json) {
+        common_progress_end(&args->common);
+    }
     if (!ok) {
         return compare.failed_stage == IMAGE_COMPARE_STATUS ? EXIT_NO_STATUS
                                                             : EXIT_UNREADABLE;
     }
-    return print_result(args, &compare);
+    return args->common.json ? print_json(&compare)
+                             : print_result(args, &compare);
 }
 
 static int compare_body(void *opaque, GError **error)
@@ -150,7 +182,7 @@ static int compare_run(int argc, char **argv)
     CompareArgs args = { .is_strict = false };
     int code;
 
-    common_args_init(&args.common);
+    common_args_init(&args.common, &image_command_compare);
     if (parse_args(argc, argv, &args)) {
         code = image_command_with_loop(compare_body, &args);
     } else {
@@ -163,8 +195,9 @@ static int compare_run(int argc, char **argv)
 const ImageCommand image_command_compare = {
     .name = "compare",
     .summary = "tell whether two images have the same content",
-    .usage = "[-f FORMAT] [-F FORMAT] [-s] [-p] [-q] [-T CACHE] [-U] "
-             "[--image-opts] IMAGE IMAGE",
+    .usage = "[-f FORMAT] [-F FORMAT] [-s] [--output=human|json] [-p] [-q] "
+             "[-T CACHE] [-U] [--image-opts] IMAGE IMAGE",
+    .prints_json = true,
     .options =
         "  -F FORMAT                  format of the second image (-f: the first)\n"
         "  -s                         strict: same length and allocation, too\n"

@@ -597,7 +597,7 @@ static int convert_run(int argc, char **argv)
     };
     int code;
 
-    common_args_init(&args.common);
+    common_args_init(&args.common, &image_command_convert);
     args.sources.common = &args.common;
     if (!parse_args(argc, argv, &args)) {
         code = common_usage(&image_command_convert);

@@ -143,7 +143,7 @@ static int create_run(int argc, char **argv)
     };
     int code;
 
-    common_args_init(&args.common);
+    common_args_init(&args.common, &image_command_create);
     if (!parse_args(argc, argv, &args)) {
         code = common_usage(&image_command_create);
     } else if (args.list_options) {

@@ -218,7 +218,7 @@ static int info_run(int argc, char **argv)
     InfoArgs args = { .filename = NULL };
     int code;
 
-    common_args_init(&args.common);
+    common_args_init(&args.common, &image_command_info);
     if (parse_args(argc, argv, &args)) {
         code = image_command_with_loop(info_body, &args);
     } else {
@@ -235,5 +235,6 @@ const ImageCommand image_command_info = {
              "[--allow-path=DIR] [-U] [--image-opts] IMAGE",
     .options =
         "      --backing-chain        each layer of the chain of backing files\n",
+    .prints_json = true,
     .run = info_run,
 };

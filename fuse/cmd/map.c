@@ -124,7 +124,7 @@ static int map_run(int argc, char **argv)
     MapArgs args = { .length = INT64_MAX, .is_first = true };
     int code;
 
-    common_args_init(&args.common);
+    common_args_init(&args.common, &image_command_map);
     if (parse_args(argc, argv, &args)) {
         code = image_command_with_loop(map_body, &args);
     } else {
@@ -142,5 +142,6 @@ const ImageCommand image_command_map = {
     .options =
         "  -s, --start-offset=OFFSET  where to begin (default: 0)\n"
         "  -l, --max-length=LENGTH    how much to look at (default: all)\n",
+    .prints_json = true,
     .run = map_run,
 };

@@ -134,7 +134,7 @@ static int measure_run(int argc, char **argv)
                          .option_strings = strings };
     int code;
 
-    common_args_init(&args.common);
+    common_args_init(&args.common, &image_command_measure);
     if (!parse_args(argc, argv, &args)) {
         code = common_usage(&image_command_measure);
     } else if (args.list_options) {
@@ -156,5 +156,6 @@ const ImageCommand image_command_measure = {
         "  -o, --options=OPTIONS      creation options; '-o help' lists them\n"
         "      --size=SIZE            an empty image of SIZE bytes\n"
         "  -l SNAPSHOT                what this snapshot of IMAGE shows\n",
+    .prints_json = true,
     .run = measure_run,
 };

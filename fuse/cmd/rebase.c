@@ -236,7 +236,7 @@ static int rebase_run(int argc, char **argv)
     RebaseArgs args = { .filename = NULL };
     int code;
 
-    common_args_init(&args.common);
+    common_args_init(&args.common, &image_command_rebase);
     if (parse_args(argc, argv, &args)) {
         code = image_command_with_loop(rebase_body, &args);
     } else {

@@ -161,7 +161,7 @@ static int resize_run(int argc, char **argv)
     ResizeArgs args = { .prealloc = PREALLOC_OFF };
     int code;
 
-    common_args_init(&args.common);
+    common_args_init(&args.common, &image_command_resize);
     if (parse_args(argc, argv, &args)) {
         code = image_command_with_loop(resize_body, &args);
     } else {

@@ -127,6 +127,62 @@ printf '\0\0' | dd of=hurt.qcow2 bs=1 seek=$((0x20000 + 2 * 6)) conv=notrunc \
     status=none
 equal check check --output=json hurt.qcow2
 
+# follows CODE SCHEMA COMMAND...: what qemu-img has no JSON for.
+follows() {
+    wanted=$1
+    schema=$2
+    shift 2
+    run "$@"
+    [ "$code" = "$wanted" ] || fail "$*: exit code $code, not $wanted"
+    [ ! -s err.log ] || fail "$*: $(cat err.log)"
+    python3 "$here/tools/validate_json.py" "$here/schema/$schema.json" \
+        out.log || fail "$*: not as tests/schema/$schema.json has it"
+}
+
+# member NAME: of the object in out.log.
+member() {
+    python3 -c 'import json, sys
+print(json.load(open("out.log")).get(sys.argv[1]))' "$1"
+}
+
+step "the list of snapshots is that of info"
+for image in base.qcow2 top.qcow2; do
+    follows 0 snapshots snapshot -l --output=json $image
+    cp out.log list.json
+    works info --output=json $image
+    python3 -c 'import json
+assert json.load(open("list.json")) == \
+    json.load(open("out.log")).get("snapshots", [])' || fail "$image: differs"
+done
+refused_usage() {
+    wrong_usage "$@"
+    grep -q 'json' err.log || fail "$*: $(cat err.log)"
+}
+refused_usage snapshot -c s --output=json base.qcow2
+for command in create convert resize amend rebase commit bitmap; do
+    refused_usage $command --output=json base.qcow2 1M
+done
+
+step "compare for programs"
+follows 0 compare compare -p --output=json base.qcow2 base.qcow2
+[ "$(member identical)" = True ] || fail "$(cat out.log)"
+qemu-img create -q -f qcow2 none.qcow2 64M
+cp none.qcow2 other.qcow2
+qemu-io -c "write -q -P 1 5M 64k" other.qcow2
+follows 1 compare compare --output=json none.qcow2 other.qcow2
+[ "$(member difference) $(member offset)" = "content 5242880" ] ||
+    fail "$(cat out.log)"
+qemu-img resize -q other.qcow2 65M
+follows 1 compare compare -s --output=json none.qcow2 other.qcow2
+[ "$(member difference) $(member offset)" = "length None" ] ||
+    fail "$(cat out.log)"
+cp none.qcow2 zero.qcow2
+qemu-io -c "write -q -P 0 5M 64k" zero.qcow2
+follows 0 compare compare --output=json none.qcow2 zero.qcow2
+follows 1 compare compare -s --output=json none.qcow2 zero.qcow2
+[ "$(member difference) $(member offset)" = "allocation 5242880" ] ||
+    fail "$(cat out.log)"
+
 step "measure without an image"
 for options in cluster_size=64k cluster_size=2M,preallocation=full \
     compat=0.10 refcount_bits=64; do
