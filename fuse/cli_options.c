@@ -212,6 +212,7 @@ static bool same_name(const char *spec_name, const char *name, size_t length)
     return spec_name[length] == '\0';
 }
 
+/* By the whole name: an abbreviation of today may be ambiguous tomorrow. */
 static const OptionSpec *find_long(const char *name, size_t length)
 {
     for (size_t i = 0; i < G_N_ELEMENTS(specs); i++) {
@@ -259,6 +260,7 @@ static unsigned edit_distance(const char *a, const char *b)
     return row[b_length];
 }
 
+/* A slip of the keyboard is most often one or two letters away. */
 static bool unknown_option(Parser *parser, const char *dashes,
                            const char *name)
 {
@@ -310,6 +312,7 @@ static int alternative(Parser *parser, const OptionSpec *spec,
     return -1;
 }
 
+/* A bound keeps a slip like --threads=800 from making 800 threads. */
 static bool set_number(Parser *parser, const OptionSpec *spec,
                        const char *value)
 {
@@ -327,6 +330,7 @@ static bool set_number(Parser *parser, const OptionSpec *spec,
     return true;
 }
 
+/* Numbers only: names would be looked up in the wrong place in a container. */
 static bool set_id(Parser *parser, const OptionSpec *spec, const char *value)
 {
     unsigned *field = (unsigned *)((char *)parser->options + spec->offset);
@@ -343,6 +347,7 @@ static bool set_id(Parser *parser, const OptionSpec *spec, const char *value)
     return true;
 }
 
+/* Execute bits would mean nothing on a disk, so they are a slip. */
 static bool set_mode(Parser *parser, const OptionSpec *spec,
                      const char *value)
 {
@@ -361,6 +366,7 @@ static bool set_mode(Parser *parser, const OptionSpec *spec,
 
 static bool parse_mount_options(Parser *parser, const char *list);
 
+/* Checked here and never again: whoever uses an option need not doubt it. */
 static bool store(Parser *parser, const OptionSpec *spec, const char *value)
 {
     void *field = (char *)parser->options + spec->offset;
@@ -727,6 +733,7 @@ CliOptions *cli_options_parse(int argc, char **argv, GError **error)
     return ok ? g_steal_pointer(&options) : NULL;
 }
 
+/* What becomes of each image; reading is what happens when nothing is said. */
 BdrvOpenFlags cli_options_open_flags(const CliOptions *options)
 {
     static const BdrvOpenFlags cache_flags[] = {
@@ -745,6 +752,7 @@ BdrvOpenFlags cli_options_open_flags(const CliOptions *options)
     return flags;
 }
 
+/* From the table, so that it cannot be out of date. */
 char *cli_options_help(void)
 {
     GString *text = g_string_new(

@@ -33,6 +33,10 @@ void coroutine_fn fuse_reply_entry(const FuseMountState *mount,
     fuse_fill_attr(mount, inode, &out->attr);
 }
 
+/*
+ * Names are believed for a day: those of images stay, and the kernel is told
+ * when a snapshot's goes.
+ */
 int coroutine_fn fuse_op_lookup(const FuseMountState *mount,
                                 FuseRequest *request, const void *args)
 {
@@ -56,6 +60,10 @@ static bool changes(const Tree *tree, TreeKind kind)
            (kind == TREE_ROOT && tree->show_snapshots);
 }
 
+/*
+ * The kernel keeps a listing where nothing comes or goes: a find(1) over a
+ * mount of many images costs one READDIR for each folder.
+ */
 int coroutine_fn fuse_op_opendir(const FuseMountState *mount,
                                  FuseRequest *request, const void *args)
 {
@@ -95,6 +103,10 @@ static bool add_entry(FuseRequest *request, size_t room,
     return true;
 }
 
+/*
+ * The cookie is the tree's own, so a listing goes on where it was even when
+ * entries have gone in between.
+ */
 int coroutine_fn fuse_op_readdir(const FuseMountState *mount,
                                  FuseRequest *request, const void *args)
 {
@@ -120,6 +132,7 @@ int coroutine_fn fuse_op_readdir(const FuseMountState *mount,
     return 0;
 }
 
+/* Of one image where a file is asked about, else of all. */
 int coroutine_fn fuse_op_statfs(const FuseMountState *mount,
                                 FuseRequest *request, const void *args)
 {
@@ -149,6 +162,7 @@ int coroutine_fn fuse_op_statfs(const FuseMountState *mount,
     return 0;
 }
 
+/* All images are flushed, also when one fails: the others' data is as dear. */
 int coroutine_fn fuse_op_syncfs(const FuseMountState *mount,
                                 FuseRequest *request, const void *args)
 {

@@ -58,6 +58,7 @@ static char *write_info(const Export *export)
     return image_info_text(root);
 }
 
+/* The bracket is there already: 1 byte means that this is the first extent. */
 static bool append_extent(const ImageMapExtent *extent, void *opaque)
 {
     GString *text = opaque;
@@ -223,6 +224,7 @@ static char *write_stats(Export *export)
     return image_info_text(json_builder_get_root(builder));
 }
 
+/* Only the map can fail: it is the only one that asks the disk. */
 GBytes *document_write(Export *export, DocumentKind kind, GError **error)
 {
     char *text = kind == DOCUMENT_INFO ? write_info(export)
@@ -269,6 +271,7 @@ uint64_t documents_open(Documents *documents, GBytes *text)
     return handle;
 }
 
+/* A count goes out with it: a close may come while it is being read. */
 GBytes *documents_get(Documents *documents, uint64_t handle)
 {
     GBytes *text;

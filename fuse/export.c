@@ -119,6 +119,9 @@ int coroutine_fn export_co_make_room(Export *export, int64_t end)
     return result;
 }
 
+/*
+ * The length looked at and the one set must be of one moment, hence the lock.
+ */
 int coroutine_fn export_co_truncate(Export *export, int64_t length)
 {
     int result = 0;
@@ -151,6 +154,7 @@ void export_watch_length(Export *export,
     blk_set_resize_handler(export->blk, on_resize, export);
 }
 
+/* mtime changes with the content, as on any file: rsync and make look at it. */
 void export_touch(Export *export)
 {
     struct timespec now;

@@ -83,6 +83,7 @@ static int coroutine_fn open_beside(const FuseMountState *mount,
     return 0;
 }
 
+/* Handles need no memory here: what must know its users counts them. */
 int coroutine_fn fuse_op_release(const FuseMountState *mount,
                                  FuseRequest *request, const void *args)
 {
@@ -113,6 +114,10 @@ static bool is_second_name(const FuseMountState *mount, const TreeNode *node)
     return !image->read_only;
 }
 
+/*
+ * Whether the kernel may cache is decided for each open: two names of one
+ * image must not have two caches.
+ */
 int coroutine_fn fuse_op_open(const FuseMountState *mount,
                               FuseRequest *request, const void *args)
 {
@@ -156,6 +161,10 @@ int coroutine_fn fuse_op_open(const FuseMountState *mount,
     return 0;
 }
 
+/*
+ * On the hot path: one comparison finds the image, the data goes where the
+ * kernel takes it from.
+ */
 int coroutine_fn fuse_op_read(const FuseMountState *mount,
                               FuseRequest *request, const void *args)
 {
@@ -189,6 +198,7 @@ int coroutine_fn fuse_op_read(const FuseMountState *mount,
     return result;
 }
 
+/* A file of fixed size takes what fits, as a block device does. */
 int coroutine_fn fuse_op_write(const FuseMountState *mount,
                                FuseRequest *request, const void *args)
 {
@@ -234,6 +244,10 @@ int coroutine_fn fuse_op_write(const FuseMountState *mount,
     return 0;
 }
 
+/*
+ * A read-only image has nothing to flush, and a flush would need the
+ * permission.
+ */
 int coroutine_fn fuse_op_fsync(const FuseMountState *mount,
                                FuseRequest *request, const void *args)
 {
@@ -247,6 +261,10 @@ int coroutine_fn fuse_op_fsync(const FuseMountState *mount,
     return export->read_only ? 0 : blk_co_flush(export->blk);
 }
 
+/*
+ * At close(2) data goes to the host's kernel, not to the disk: that is
+ * fsync(2).
+ */
 int coroutine_fn fuse_op_flush(const FuseMountState *mount,
                                FuseRequest *request, const void *args)
 {
@@ -260,6 +278,7 @@ int coroutine_fn fuse_op_flush(const FuseMountState *mount,
     return export->read_only ? 0 : blk_co_flush_to_os(export->blk);
 }
 
+/* In steps, so that a punch of terabytes does not hold one request for ever. */
 static int coroutine_fn zero_range(Export *export, int64_t offset,
                                    int64_t bytes, BdrvRequestFlags flags)
 {
@@ -437,6 +456,7 @@ static int64_t coroutine_fn copy_range(FuseRequest *request, Export *source,
     return done;
 }
 
+/* Below, the drivers copy by reflink where both ends allow it. */
 int coroutine_fn fuse_op_copy_file_range(const FuseMountState *mount,
                                          FuseRequest *request,
                                          const void *args)

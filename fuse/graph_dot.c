@@ -55,6 +55,9 @@ static guint number_of(Picture *picture, BlockDriverState *bs)
     return index;
 }
 
+/*
+ * A node's own line: what it is, what it is called, whether it may be written.
+ */
 static void draw_node(Picture *picture, guint number)
 {
     const BlockDriverState *bs = g_ptr_array_index(picture->nodes, number);
@@ -87,6 +90,7 @@ static void draw_edges(Picture *picture, guint number)
     }
 }
 
+/* Breadth first, so that the text reads from the mount down to the disks. */
 char *graph_dot_write(const Export *export)
 {
     Picture picture = { g_string_new("digraph \""), g_ptr_array_new() };

@@ -20,6 +20,7 @@
 #include <stdio.h>
 #include <string.h>
 
+/* The word tells where a driver can stand in a graph. */
 static const char *kind_of(const BlockDriver *driver)
 {
     return driver->is_format ? "image format"
@@ -31,6 +32,7 @@ static void show_driver(const BlockDriver *driver, void *opaque)
     printf("  %-16s %s\n", driver->format_name, kind_of(driver));
 }
 
+/* What there is, not what it means: each entry has a help of its own. */
 static int show_all(void)
 {
     g_autofree char *options = cli_options_help();
@@ -92,6 +94,9 @@ static void show_options(const char *title, const BlockOptionDesc *options)
     }
 }
 
+/*
+ * Creation options stand apart: they are for -o, the others for --image-opts.
+ */
 static int show_one(const BlockDriver *driver)
 {
     printf("%s: %s\n", driver->format_name, kind_of(driver));
@@ -125,6 +130,7 @@ static char *roff(const char *text)
     return g_string_free(escaped, /* free_segment= */ FALSE);
 }
 
+/* An empty \& keeps a help that begins with a dot from being a request. */
 static void man_options(const BlockOptionDesc *options)
 {
     for (const BlockOptionDesc *option = options; option->name; option++) {
@@ -144,6 +150,7 @@ static void man_options(const BlockOptionDesc *options)
     }
 }
 
+/* Every driver has its heading, also without options: the list is whole. */
 static void man_driver(const BlockDriver *driver, void *opaque)
 {
     g_autofree char *name = roff(driver->format_name);
@@ -194,6 +201,7 @@ static int show_man(void)
     return 0;
 }
 
+/* Commands first: they are asked about more often than drivers. */
 int help_main(int argc, char **argv)
 {
     const ImageCommand *command;

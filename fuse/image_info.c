@@ -109,6 +109,7 @@ static void add_snapshots(JsonObject *object, BlockDriverState *bs)
     }
 }
 
+/* Facts that a format does not have are left out, as qemu-img does. */
 JsonObject *image_info_of_node(BlockDriverState *bs, const char *filename)
 {
     JsonObject *object = json_object_new();
@@ -140,6 +141,10 @@ static const char *text_of(bool value)
     return value ? "true" : "false";
 }
 
+/*
+ * Written by hand: a map of millions of extents as a tree of JSON would take
+ * gigabytes.
+ */
 void image_info_append_extent(GString *text, const ImageMapExtent *extent,
                               bool is_first)
 {

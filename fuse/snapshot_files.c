@@ -45,6 +45,7 @@ struct SnapshotFiles {
 
 /* ---- names ---- */
 
+/* What no file name can have, what a terminal would obey, and our own mark. */
 static bool must_escape(unsigned char c)
 {
     return c < 0x20 || c == 0x7f || c == '/' || c == '%';
@@ -256,6 +257,7 @@ bool snapshot_files_by_key(SnapshotFiles *files, uint64_t key,
     return file != NULL;
 }
 
+/* A copy comes back: the entry may go as soon as the lock is left. */
 bool snapshot_files_by_name(SnapshotFiles *files, const char *name,
                             SnapshotFileInfo *ret_info)
 {
@@ -275,6 +277,7 @@ int64_t snapshot_files_changed_ns(SnapshotFiles *files)
     return __atomic_load_n(&files->changed_ns, __ATOMIC_RELAXED);
 }
 
+/* Only with a user: without one the view may be closed any moment. */
 Export *snapshot_files_export(SnapshotFiles *files, uint64_t key)
 {
     const SnapshotFile *file;
@@ -384,6 +387,10 @@ static void changed(SnapshotFiles *files)
                      __ATOMIC_RELAXED);
 }
 
+/*
+ * What the folder will be called is settled first: a snapshot that is made but
+ * not shown could not be removed from the mount.
+ */
 int snapshot_files_create(SnapshotFiles *files, const char *name)
 {
     BlockDriverState *node = blk_bs(files->image->blk);
@@ -413,6 +420,10 @@ int snapshot_files_create(SnapshotFiles *files, const char *name)
     return 0;
 }
 
+/*
+ * The length is asked before anything changes: a file of fixed size must not
+ * shrink below those who look at it.
+ */
 int snapshot_files_goto(SnapshotFiles *files, const char *name)
 {
     Export *image = files->image;
@@ -438,6 +449,9 @@ int snapshot_files_goto(SnapshotFiles *files, const char *name)
                ? 0 : tell(error);
 }
 
+/*
+ * The view goes first: as long as one is there, the driver keeps the snapshot.
+ */
 int snapshot_files_remove(SnapshotFiles *files, uint64_t key)
 {
     SnapshotFile *file = find_key(files, key);

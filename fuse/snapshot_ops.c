@@ -54,6 +54,10 @@ static Export *image_of(const FuseMountState *mount, const TreeNode *node)
 
 /* ---- making and removing ---- */
 
+/*
+ * What writers have in the kernel's cache was acknowledged to them, so it
+ * belongs to the snapshot.
+ */
 static int run_create(void *opaque)
 {
     const Task *task = opaque;
@@ -66,6 +70,7 @@ static int run_create(void *opaque)
     return snapshot_files_create(files_of(mount, &task->node), task->name);
 }
 
+/* The kernel believes names for long: it must hear that this one has gone. */
 static int run_remove(void *opaque)
 {
     const Task *task = opaque;
@@ -83,6 +88,10 @@ static int run_remove(void *opaque)
     return result;
 }
 
+/*
+ * The reply is made here and not on the main thread, which never waits for the
+ * kernel.
+ */
 int coroutine_fn fuse_op_mkdir(const FuseMountState *mount,
                                FuseRequest *request, const void *args)
 {
@@ -111,6 +120,7 @@ int coroutine_fn fuse_op_mkdir(const FuseMountState *mount,
     return 0;
 }
 
+/* Waits for a RELEASE that is on its way: close(2) returns before it. */
 int coroutine_fn fuse_op_rmdir(const FuseMountState *mount,
                                FuseRequest *request, const void *args)
 {
@@ -160,6 +170,7 @@ static int run_goto(void *opaque)
     return result;
 }
 
+/* One write(2) is one name: echo and printf do it so. */
 int coroutine_fn fuse_goto_write(const FuseMountState *mount,
                                  FuseRequest *request,
                                  const struct fuse_write_in *in)
@@ -216,6 +227,7 @@ void fuse_snapshot_release(const FuseMountState *mount, const TreeNode *node)
 
 /* ---- documents ---- */
 
+/* The log says why; the reader only gets an errno. */
 static int run_write(void *opaque)
 {
     Task *task = opaque;
@@ -231,6 +243,10 @@ static int run_write(void *opaque)
     return 0;
 }
 
+/*
+ * The text is made once for each open: a reader sees one moment, however
+ * slowly it reads.
+ */
 int coroutine_fn fuse_document_open(const FuseMountState *mount,
                                     const TreeNode *node,
                                     uint64_t *ret_handle)
@@ -244,6 +260,7 @@ int coroutine_fn fuse_document_open(const FuseMountState *mount,
     return result;
 }
 
+/* stat(2) says length 0, so programs read until there is nothing more. */
 int fuse_document_read(const FuseMountState *mount, FuseRequest *request,
                        const struct fuse_read_in *in)
 {

@@ -69,6 +69,9 @@ bool tree_check_name(const char *name, GError **error)
     return true;
 }
 
+/*
+ * Names must differ before the mount is made: afterwards nobody could rename.
+ */
 bool tree_add(Tree *tree, Export *export, GError **error)
 {
     g_autoptr(Export) owned = export;
@@ -122,6 +125,7 @@ static bool image_of_inode(const Tree *tree, uint64_t inode, guint *ret_image)
     return true;
 }
 
+/* What is not listed is a file. */
 bool tree_kind_is_folder(TreeKind kind)
 {
     return kind == TREE_ROOT || kind == TREE_META ||
@@ -166,6 +170,10 @@ static bool exists(const Tree *tree, const TreeNode *node)
     return false;
 }
 
+/*
+ * The kernel asks by number, and a number may be stale or made up: what does
+ * not exist (any more) is nothing.
+ */
 TreeNode tree_node(const Tree *tree, uint64_t inode)
 {
     TreeNode node = { .kind = TREE_NOTHING };
@@ -184,6 +192,7 @@ TreeNode tree_node(const Tree *tree, uint64_t inode)
     return exists(tree, &node) ? node : (TreeNode) { .kind = TREE_NOTHING };
 }
 
+/* Kind, image and item have bits of their own, so numbers never meet. */
 uint64_t tree_node_inode(const Tree *tree, const TreeNode *node)
 {
     if (node->kind == TREE_ROOT) {

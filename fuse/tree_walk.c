@@ -74,6 +74,9 @@ static bool next_snapshot_file(const Tree *tree, uint64_t *cookie,
     return false;
 }
 
+/*
+ * Snapshots come last: they come and go, and cookies of the others must stay.
+ */
 static bool next_in_root(const Tree *tree, uint64_t *cookie,
                          TreeEntry *ret_entry)
 {
@@ -129,6 +132,7 @@ static bool next_beside_image(const Tree *tree, guint image,
     return false;
 }
 
+/* Numbered from the image down: 0 is what disk.raw shows. */
 static bool next_layer(const Tree *tree, guint image, uint64_t *cookie,
                        TreeEntry *ret_entry)
 {
@@ -209,6 +213,7 @@ uint64_t tree_lookup(const Tree *tree, const char *name)
     return tree_lookup_in(tree, FUSE_ROOT_ID, name);
 }
 
+/* By walking: a folder has few names, but for snapshots. */
 uint64_t tree_lookup_in(const Tree *tree, uint64_t folder, const char *name)
 {
     TreeNode node = tree_node(tree, folder);

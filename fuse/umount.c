@@ -43,6 +43,7 @@ static char *real_point(const char *path)
     return real;
 }
 
+/* An ordinary user may not umount(2); fusermount3 may, for its owner. */
 static bool unmount_with_helper(const char *point, bool lazy)
 {
     const char *arguments[] = { "fusermount3", "-u", lazy ? "-z" : "--",
@@ -81,6 +82,7 @@ static bool unmount(const char *point, bool lazy)
     return false;
 }
 
+/* The daemon says whether all data reached the disk: that is the exit code. */
 static int say_how_it_ended(const char *point, int code)
 {
     if (code == -ETIMEDOUT) {
@@ -100,6 +102,10 @@ static int say_how_it_ended(const char *point, int code)
     return code;
 }
 
+/*
+ * The connection comes before the unmount: afterwards the daemon may be gone
+ * before it could be asked.
+ */
 static int unmount_and_wait(const char *path, bool lazy)
 {
     g_autofree char *point = real_point(path);

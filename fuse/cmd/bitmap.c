@@ -41,6 +41,7 @@ typedef struct BitmapArgs {
     GArray *actions;     /* of Action */
 } BitmapArgs;
 
+/* Some options only mean something beside a certain action. */
 static bool has_action(const BitmapArgs *args, int what)
 {
     for (guint i = 0; i < args->actions->len; i++) {
@@ -53,6 +54,10 @@ static bool has_action(const BitmapArgs *args, int what)
 
 /* -- the work ------------------------------------------------------------- */
 
+/*
+ * A new bitmap knows of no write yet, and from now on of each: that is what a
+ * backup wants that begins with a full copy.
+ */
 static bool add(const BitmapArgs *args, BlockDriverState *bs, GError **error)
 {
     int64_t granularity = args->granularity;
@@ -63,6 +68,10 @@ static bool add(const BitmapArgs *args, BlockDriverState *bs, GError **error)
                            /* is_enabled= */ true, error);
 }
 
+/*
+ * A merge takes bits from another image only with -b; else the two bitmaps lie
+ * side by side, and @source is NULL.
+ */
 static bool run_action(const BitmapArgs *args, const Action *action,
                        BlockDriverState *bs, BlockDriverState *source,
                        GError **error)
@@ -84,6 +93,14 @@ static bool run_action(const BitmapArgs *args, const Action *action,
     }
 }
 
+/*
+ * The backing file stays closed: bitmaps are about writes to this layer, and
+ * an overlay whose backing file has gone can still be tidied.
+ *
+ * What was done before an action failed is stored all the same: the options
+ * say "in the order given", so a script can tell what is left to do. Its own
+ * failure to store must not hide the first error, so that one is dropped.
+ */
 static int bitmap_body(void *opaque, GError **error)
 {
     const BitmapArgs *args = opaque;
@@ -132,8 +149,10 @@ static bool parse_granularity(const char *text, int64_t *ret_bytes)
     return *ret_bytes > 0;
 }
 
-static bool parse_letter(BitmapArgs *args, int option)
+/* One list for all actions keeps the order in which they were given. */
+static bool parse_letter(void *opaque, int option)
 {
+    BitmapArgs *args = opaque;
     Action action = { option, optarg };
 
     switch (option) {
@@ -158,6 +177,10 @@ static bool parse_letter(BitmapArgs *args, int option)
     }
 }
 
+/*
+ * An option without the action that it is for is a slip of the keyboard:
+ * better to say so than to do something else than was meant.
+ */
 static bool check_args(const BitmapArgs *args)
 {
     if (args->actions->len == 0) {
@@ -180,6 +203,10 @@ static bool check_args(const BitmapArgs *args)
     return true;
 }
 
+/*
+ * A bitmap's name comes last; it may look like anything, so nothing is made of
+ * it here.
+ */
 static bool parse_args(int argc, char **argv, BitmapArgs *args)
 {
     static const struct option long_options[] = {
@@ -195,14 +222,9 @@ static bool parse_args(int argc, char **argv, BitmapArgs *args)
         { "source-format", required_argument, NULL, 'F' },
         { NULL, 0, NULL, 0 },
     };
-    int option;
-
-    optind = 1;
-    while ((option = getopt_long(argc, argv, COMMON_LETTERS "g:b:F:",
-                                 long_options, NULL)) >= 0) {
-        if (!parse_letter(args, option)) {
-            return false;
-        }
+    if (!common_parse(argc, argv, COMMON_LETTERS "g:b:F:", long_options,
+                      parse_letter, args)) {
+        return false;
     }
     if (optind != argc - 2 || !check_args(args)) {
         return false;

@@ -27,6 +27,10 @@ typedef struct CheckArgs {
     BlockCheckFix fix;
 } CheckArgs;
 
+/*
+ * On standard error, as qemu-img has it: the counts on standard output are
+ * what scripts read.
+ */
 static void print_line(const char *line, void *opaque)
 {
     fprintf(stderr, "%s\n", line);
@@ -41,6 +45,10 @@ static void add_count(JsonBuilder *builder, const char *name, int64_t count)
     }
 }
 
+/*
+ * The name is the one on the command line, not the one that was opened:
+ * whoever checks many images finds the answer by it.
+ */
 static void print_json(const CheckArgs *args, const char *format,
                        const BlockCheckResult *result)
 {
@@ -66,6 +74,7 @@ static void print_json(const CheckArgs *args, const char *format,
     image_command_print_json(json_builder_get_root(builder));
 }
 
+/* Repairs come first: what stands below them is what is left. */
 static void print_human(const BlockCheckResult *result)
 {
     if (result->corruptions_fixed || result->leaks_fixed) {
@@ -104,6 +113,10 @@ static void print_human(const BlockCheckResult *result)
     }
 }
 
+/*
+ * Damage outweighs what could not be looked at, and that outweighs leaks: a
+ * script that knows one code acts on the worst.
+ */
 static int verdict(const BlockCheckResult *result)
 {
     if (result->corruptions) {
@@ -115,6 +128,10 @@ static int verdict(const BlockCheckResult *result)
     return result->leaks ? EXIT_LEAKS : CMD_EXIT_OK;
 }
 
+/*
+ * Backing files are not this image's structures: a check must work without
+ * them. BDRV_O_CHECK opens what is too damaged for anything else.
+ */
 static int check_body(void *opaque, GError **error)
 {
     const CheckArgs *args = opaque;
@@ -145,6 +162,7 @@ static int check_body(void *opaque, GError **error)
     return verdict(&result);
 }
 
+/* "all" includes leaks: after errors are mended there usually are some. */
 static bool parse_fix(const char *text, BlockCheckFix *ret_fix)
 {
     if (strcmp(text, "leaks") == 0) {
@@ -158,6 +176,10 @@ static bool parse_fix(const char *text, BlockCheckFix *ret_fix)
     return true;
 }
 
+/*
+ * -r wants its word, --repair may go without: both are what scripts of qemu-
+ * img and of fsck have.
+ */
 static bool parse_args(int argc, char **argv, CheckArgs *args)
 {
     static const struct option long_options[] = {

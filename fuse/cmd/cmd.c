@@ -40,6 +40,7 @@ const ImageCommand *image_command_at(size_t index)
     return index < G_N_ELEMENTS(commands) ? commands[index] : NULL;
 }
 
+/* The word must be whole: "res" could become another command some day. */
 const ImageCommand *image_command_find(const char *name)
 {
     for (size_t i = 0; i < G_N_ELEMENTS(commands); i++) {
@@ -210,6 +211,10 @@ static bool wants_help(int argc, char **argv)
     return false;
 }
 
+/*
+ * Keys are taken out before the command sees its arguments, and forgotten when
+ * it has ended: no command can print or keep them by mistake.
+ */
 int image_command_main(const ImageCommand *command, int argc, char **argv)
 {
     g_autoptr(GError) error = NULL;
@@ -241,6 +246,9 @@ int image_command_main(const ImageCommand *command, int argc, char **argv)
 static GMutex warnings_lock;
 static GPtrArray *warnings; /* of char *; under the lock */
 
+/*
+ * Everything but warnings goes on as usual: debug lines must not be reordered.
+ */
 static void collect_warning(const char *domain, GLogLevelFlags level,
                             const char *message, gpointer opaque)
 {
@@ -253,6 +261,10 @@ static void collect_warning(const char *domain, GLogLevelFlags level,
     g_mutex_unlock(&warnings_lock);
 }
 
+/*
+ * An error makes the warnings before it uninteresting: they are its
+ * consequences.
+ */
 static void tell(const GError *error)
 {
     for (guint i = 0; !error && i < warnings->len; i++) {
@@ -265,6 +277,7 @@ static void tell(const GError *error)
     g_clear_pointer(&warnings, g_ptr_array_unref);
 }
 
+/* Threads end before the loop does: until then they may still wake it. */
 int image_command_with_loop(ImageCommandBody *body, void *opaque)
 {
     GLogFunc usual = g_log_set_default_handler(collect_warning, NULL);
@@ -284,6 +297,10 @@ int image_command_with_loop(ImageCommandBody *body, void *opaque)
     return code;
 }
 
+/*
+ * With --image-opts the text is the node's options; a format of -f is one
+ * more.
+ */
 BlockBackend *image_command_open(const char *filename, const char *format,
                                  bool image_opts, BdrvOpenFlags flags,
                                  ReferencePolicy *policy, const char *user,
@@ -306,6 +323,7 @@ BlockBackend *image_command_open(const char *filename, const char *format,
     return blk_open(filename, options, flags, policy, user, error);
 }
 
+/* To standard output and nowhere else: a program reads it. */
 void image_command_print_json(JsonNode *root)
 {
     g_autofree char *text = image_info_text(root);

@@ -35,6 +35,10 @@ typedef struct CommitArgs {
 
 /* -- finding the base ---------------------------------------------------- */
 
+/*
+ * A layer can be called as the header above calls it, as it was opened, or by
+ * any other way that leads to the same file.
+ */
 static bool is_named(const BlockDriverState *bs, const char *header_name,
                      const char *name)
 {
@@ -74,6 +78,7 @@ static BlockDriverState *find_base(const CommitArgs *args,
 
 /* -- the job ------------------------------------------------------------- */
 
+/* The job counts up to a goal that moves while it finds more to copy. */
 static void show_progress(const CommitArgs *args, Job *job)
 {
     JobProgress progress;
@@ -110,6 +115,10 @@ static bool run_job(const CommitArgs *args, Job *job, GError **error)
     return job_result(job, error);
 }
 
+/*
+ * After a failure nothing has been emptied: the overlay still has what the
+ * base got only some of.
+ */
 static bool commit_data(const CommitArgs *args, BlockDriverState *top,
                         BlockDriverState *base, GError **error)
 {
@@ -125,6 +134,10 @@ static bool commit_data(const CommitArgs *args, BlockDriverState *top,
 
 /* -- the command --------------------------------------------------------- */
 
+/*
+ * Through a backend of its own, which asks for the permission to write: nobody
+ * else may write the overlay while its data goes.
+ */
 static bool make_empty(const CommitArgs *args, BlockDriverState *top,
                        GError **error)
 {
@@ -146,6 +159,7 @@ static bool make_empty(const CommitArgs *args, BlockDriverState *top,
     return ok;
 }
 
+/* Asked before the copying: an hour later is too late to hear it. */
 static bool can_commit(const CommitArgs *args, const BlockDriverState *top,
                        GError **error)
 {
@@ -158,6 +172,10 @@ static bool can_commit(const CommitArgs *args, const BlockDriverState *top,
     return false;
 }
 
+/*
+ * With -b the layers in between have become useless, but not wrong: the user
+ * may have other overlays of them, so nothing is emptied there.
+ */
 static int commit_body(void *opaque, GError **error)
 {
     const CommitArgs *args = opaque;
@@ -190,8 +208,10 @@ static int commit_body(void *opaque, GError **error)
     return CMD_EXIT_OK;
 }
 
-static bool parse_letter(CommitArgs *args, int option)
+static bool parse_letter(void *opaque, int option)
 {
+    CommitArgs *args = opaque;
+
     switch (option) {
     case 'b':
         args->base_name = optarg;
@@ -215,14 +235,9 @@ static bool parse_args(int argc, char **argv, CommitArgs *args)
         COMMON_LONG_OPTIONS,
         { NULL, 0, NULL, 0 },
     };
-    int option;
-
-    optind = 1;
-    while ((option = getopt_long(argc, argv, COMMON_LETTERS "b:dt:r:",
-                                 long_options, NULL)) >= 0) {
-        if (!parse_letter(args, option)) {
-            return false;
-        }
+    if (!common_parse(argc, argv, COMMON_LETTERS "b:dt:r:", long_options,
+                      parse_letter, args)) {
+        return false;
     }
     args->filename = argv[optind];
     return optind == argc - 1;

@@ -24,11 +24,15 @@ static int progress_asked; /* by SIGUSR1; atomic */
 
 /* -- signals ------------------------------------------------------------- */
 
+/*
+ * No more than a flag: the rest happens where the work is, between two pieces.
+ */
 static void on_interrupt(int number)
 {
     __atomic_store_n(&common_interrupted, 1, __ATOMIC_RELAXED);
 }
 
+/* Asked by dd's custom: the answer comes with the next step of progress. */
 static void on_usr1(int number)
 {
     __atomic_store_n(&progress_asked, 1, __ATOMIC_RELAXED);
@@ -78,6 +82,10 @@ static bool parse_output(CommonArgs *args, const char *text)
     return true;
 }
 
+/*
+ * Letters mean the same in every command that has them; one that has another
+ * use for a letter takes it before it comes here.
+ */
 bool common_args_take(CommonArgs *args, int option)
 {
     switch (option) {
@@ -108,6 +116,23 @@ bool common_args_take(CommonArgs *args, int option)
     }
 }
 
+bool common_parse(int argc, char **argv, const char *letters,
+                  const struct option *long_options,
+                  bool (*take)(void *opaque, int option), void *opaque)
+{
+    int option;
+
+    optind = 1;
+    while ((option = getopt_long(argc, argv, letters, long_options, NULL)) >=
+           0) {
+        if (!take(opaque, option)) {
+            return false;
+        }
+    }
+    return true;
+}
+
+/* To standard error, and exit code 2, so that scripts tell it from failure. */
 int common_usage(const ImageCommand *command)
 {
     g_autofree char *usage = image_command_usage(command);
@@ -130,6 +155,10 @@ ReferencePolicy *common_args_policy(const CommonArgs *args, GError **error)
     return g_steal_pointer(&policy);
 }
 
+/*
+ * A shared view of an image that is being written would let two writers in: so
+ * -U is refused for writing rather than ignored.
+ */
 BlockBackend *common_args_open(const CommonArgs *args, const char *filename,
                                const char *format, BdrvOpenFlags flags,
                                const char *user, GError **error)
@@ -169,11 +198,13 @@ BlockOptions *common_join_options(const GPtrArray *strings, GError **error)
     return g_steal_pointer(&all);
 }
 
+/* "?" is qemu-img's older word for it. */
 bool common_wants_list(const char *text)
 {
     return strcmp(text, "help") == 0 || strcmp(text, "?") == 0;
 }
 
+/* One line each, names first, so that grep finds them. */
 void common_list_options(const BlockOptionDesc *options)
 {
     for (const BlockOptionDesc *desc = options; desc && desc->name; desc++) {
@@ -184,6 +215,7 @@ void common_list_options(const BlockOptionDesc *options)
     }
 }
 
+/* By the format's own table, which is what checks them later. */
 int common_list_creation_options(const char *format)
 {
     const BlockDriver *driver = bdrv_find_format(format);
@@ -240,6 +272,7 @@ bool common_is_same_file(const char *one, const char *other)
            first.st_ino == second.st_ino;
 }
 
+/* Three digits, as qemu-img: 999 B, but 1000 B is 0.977 KiB. */
 char *common_human_size(int64_t bytes)
 {
     static const char *const units[] = { "B", "KiB", "MiB", "GiB", "TiB",
@@ -256,11 +289,16 @@ char *common_human_size(int64_t bytes)
 
 /* -- progress ------------------------------------------------------------ */
 
+/* In a log a progress bar is a mess, unless somebody asks for it. */
 static bool progress_is_wanted(const CommonArgs *args)
 {
     return !args->quiet && (args->show_progress || isatty(STDOUT_FILENO));
 }
 
+/*
+ * One line that overwrites itself; without -p only where a terminal can do
+ * that.
+ */
 void common_progress(const CommonArgs *args, int64_t done, int64_t total)
 {
     double percent = total > 0 ? done * 100.0 / total : 100.0;

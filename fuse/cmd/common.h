@@ -13,6 +13,8 @@
 
 #include "fuse/cmd/cmd.h"
 
+#include <getopt.h>
+
 typedef struct CommonArgs {
     const ImageCommand *command; /* whose they are */
     const char *format;   /* -f */
@@ -53,6 +55,15 @@ G_DEFINE_AUTO_CLEANUP_CLEAR_FUNC(CommonArgs, common_args_clear)
  * the common ones, or has a bad value (which a line says).
  */
 bool common_args_take(CommonArgs *args, int option);
+
+/*
+ * common_parse:
+ * Hands each option of argv to @take, with optarg, until none is left or one
+ * is refused; then optind is where the arguments begin. False: wrong usage.
+ */
+bool common_parse(int argc, char **argv, const char *letters,
+                  const struct option *long_options,
+                  bool (*take)(void *opaque, int option), void *opaque);
 
 /* The command's usage on standard error; the exit code for it. */
 int common_usage(const ImageCommand *command);

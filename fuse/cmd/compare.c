@@ -27,6 +27,7 @@ typedef struct CompareArgs {
     bool is_strict;
 } CompareArgs;
 
+/* Between braces of JSON there is no place for it. */
 static void show_progress(void *opaque, int64_t done, int64_t total)
 {
     const CompareArgs *args = opaque;
@@ -63,6 +64,7 @@ static int print_json(const ImageCompare *compare)
     return is_same ? CMD_EXIT_OK : EXIT_DIFFERENT;
 }
 
+/* Words and exit codes are qemu-img's: scripts look for them. */
 static int print_result(const CompareArgs *args, const ImageCompare *compare)
 {
     bool loud = !args->common.quiet;
@@ -94,6 +96,10 @@ static int print_result(const CompareArgs *args, const ImageCompare *compare)
     return CMD_EXIT_OK;
 }
 
+/*
+ * Images of different length can still show the same: zeros behind the shorter
+ * one's end do not count, unless -s says that they do.
+ */
 static int compare_images(const CompareArgs *args, BlockBackend *first,
                           BlockBackend *second, GError **error)
 {
@@ -122,6 +128,10 @@ static int compare_images(const CompareArgs *args, BlockBackend *first,
                              : print_result(args, &compare);
 }
 
+/*
+ * Each of the two has a code of its own for what goes wrong: 1 means that both
+ * could be read and differ.
+ */
 static int compare_body(void *opaque, GError **error)
 {
     const CompareArgs *args = opaque;
@@ -140,8 +150,11 @@ static int compare_body(void *opaque, GError **error)
                   : EXIT_NOT_OPEN;
 }
 
-static bool parse_letter(CompareArgs *args, int option)
+/* -f is the first image's format, so the second one's is -F. */
+static bool parse_letter(void *opaque, int option)
 {
+    CompareArgs *args = opaque;
+
     switch (option) {
     case 'F':
         args->second_format = optarg;
@@ -160,14 +173,9 @@ static bool parse_args(int argc, char **argv, CompareArgs *args)
         COMMON_LONG_OPTIONS,
         { NULL, 0, NULL, 0 },
     };
-    int option;
-
-    optind = 1;
-    while ((option = getopt_long(argc, argv, COMMON_LETTERS "F:s",
-                                 long_options, NULL)) >= 0) {
-        if (!parse_letter(args, option)) {
-            return false;
-        }
+    if (!common_parse(argc, argv, COMMON_LETTERS "F:s", long_options,
+                      parse_letter, args)) {
+        return false;
     }
     if (argc - optind != 2) {
         return false;

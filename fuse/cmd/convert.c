@@ -65,6 +65,10 @@ typedef struct ConvertArgs {
     GError *copy_error; /* names its image itself; owned */
 } ConvertArgs;
 
+/*
+ * What is told is what has been handed out to workers, a little ahead of what
+ * is written.
+ */
 static void show_progress(void *opaque, int64_t done, int64_t total)
 {
     const ConvertArgs *args = opaque;
@@ -114,6 +118,10 @@ static void remember_key(ConvertArgs *args, const BlockOptions *options)
     }
 }
 
+/*
+ * Under a rate limit the format is a node further down, and so are its
+ * options.
+ */
 static void add_key_options(const ConvertArgs *args, const char *prefix,
                             BlockOptions *options)
 {
@@ -197,6 +205,10 @@ static BlockBackend *open_target(const ConvertArgs *args, const char *path,
                     error);
 }
 
+/*
+ * Behind the end of a shorter backing file the target shows zeros of its own,
+ * so there everything has to be copied.
+ */
 static int64_t backing_bytes(BlockBackend *target)
 {
     BlockDriverState *bs = bdrv_skip_filters(blk_bs(target));
@@ -330,6 +342,10 @@ static bool is_no_source(const ConvertArgs *args, GError **error)
     return true;
 }
 
+/*
+ * The old file stays open and locked until the new one has its name: nobody
+ * gets at the one that is about to vanish.
+ */
 static bool create_target(ConvertArgs *args, BlockOptions *options,
                           GError **error)
 {
@@ -360,6 +376,7 @@ static bool create_target(ConvertArgs *args, BlockOptions *options,
 
 /* -- the command --------------------------------------------------------- */
 
+/* -o backing_file is the same as -B, and wins when both are given. */
 static bool take_backing(ConvertArgs *args, BlockOptions *options,
                          GError **error)
 {
@@ -369,6 +386,10 @@ static bool take_backing(ConvertArgs *args, BlockOptions *options,
                                      &args->backing_format, error);
 }
 
+/*
+ * What can be known to be impossible is said before the target is made: a
+ * target that exists keeps its content then.
+ */
 static int convert_body(void *opaque, GError **error)
 {
     ConvertArgs *args = opaque;
@@ -418,6 +439,9 @@ static int convert_body(void *opaque, GError **error)
     return ok ? CMD_EXIT_OK : CMD_EXIT_ERROR;
 }
 
+/*
+ * A run of zeros is looked for in steps of this size, so it is a power of two.
+ */
 static bool parse_sparse(const char *text, int64_t *ret_bytes)
 {
     if (!parse_size(text, ret_bytes) || *ret_bytes > 64 * MIB ||
@@ -430,6 +454,7 @@ static bool parse_sparse(const char *text, int64_t *ret_bytes)
     return true;
 }
 
+/* More than IMAGE_WORKERS_MAX would only share the same threads. */
 static bool parse_coroutines(const char *text, unsigned *ret_count)
 {
     char *end;
@@ -444,6 +469,7 @@ static bool parse_coroutines(const char *text, unsigned *ret_count)
     return true;
 }
 
+/* The last of several options counts, as with getopt's other letters. */
 static void set_text(char **field, const char *text)
 {
     g_free(*field);
@@ -491,8 +517,11 @@ static bool parse_target_letter(ConvertArgs *args, int option)
     }
 }
 
-static bool parse_letter(ConvertArgs *args, int option)
+/* -W is taken for scripts that have it: qemu-img writes in order without it. */
+static bool parse_letter(void *opaque, int option)
 {
+    ConvertArgs *args = opaque;
+
     switch (option) {
     case 'c':
         args->compress = true;
@@ -518,6 +547,7 @@ static bool parse_letter(ConvertArgs *args, int option)
     }
 }
 
+/* Combinations that would silently do less than they say. */
 static bool check_args(const ConvertArgs *args, int names)
 {
     if (args->compress && args->copy_range) {
@@ -564,15 +594,9 @@ static bool parse_args(int argc, char **argv, ConvertArgs *args)
         { "salvage", no_argument, NULL, OPTION_SALVAGE },
         { NULL, 0, NULL, 0 },
     };
-    int option;
-
-    optind = 1;
-    while ((option = getopt_long(argc, argv, COMMON_LETTERS
-                                 "O:o:B:F:cCS:m:Wnt:l:r:", long_options,
-                                 NULL)) >= 0) {
-        if (!parse_letter(args, option)) {
-            return false;
-        }
+    if (!common_parse(argc, argv, COMMON_LETTERS "O:o:B:F:cCS:m:Wnt:l:r:",
+                      long_options, parse_letter, args)) {
+        return false;
     }
     if (args->list_options) {
         return true;

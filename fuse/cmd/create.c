@@ -46,6 +46,10 @@ static bool take_common(BlockOptions *options, ImageCreateRequest *request,
     return true;
 }
 
+/*
+ * What is printed is what came out: a length may have been rounded up, or
+ * taken from the backing file.
+ */
 static int create_body(void *opaque, GError **error)
 {
     CreateArgs *args = opaque;
@@ -76,8 +80,14 @@ static int create_body(void *opaque, GError **error)
     return CMD_EXIT_OK;
 }
 
-static bool parse_letter(CreateArgs *args, int option)
+/*
+ * -u skips opening the backing file, which may not be there yet; its size then
+ * has to be said.
+ */
+static bool parse_letter(void *opaque, int option)
 {
+    CreateArgs *args = opaque;
+
     switch (option) {
     case 'f':
         args->request.format = optarg;
@@ -103,6 +113,9 @@ static bool parse_letter(CreateArgs *args, int option)
     }
 }
 
+/*
+ * The size is an argument of its own, or -o size: for scripts of either kind.
+ */
 static bool parse_args(int argc, char **argv, CreateArgs *args)
 {
     static const struct option long_options[] = {
@@ -113,14 +126,9 @@ static bool parse_args(int argc, char **argv, CreateArgs *args)
         { "force", no_argument, NULL, OPTION_FORCE },
         { NULL, 0, NULL, 0 },
     };
-    int option;
-
-    optind = 1;
-    while ((option = getopt_long(argc, argv, COMMON_LETTERS "b:F:o:u",
-                                 long_options, NULL)) >= 0) {
-        if (!parse_letter(args, option)) {
-            return false;
-        }
+    if (!common_parse(argc, argv, COMMON_LETTERS "b:F:o:u", long_options,
+                      parse_letter, args)) {
+        return false;
     }
     if (args->list_options) {
         return true;

@@ -29,6 +29,7 @@ typedef struct InfoArgs {
 
 /* -- the human form ------------------------------------------------------ */
 
+/* Absent members are absent lines: there is no "unknown". */
 static void print_member(JsonObject *object, const char *member,
                          const char *label)
 {
@@ -38,6 +39,7 @@ static void print_member(JsonObject *object, const char *member,
     }
 }
 
+/* Formats have strings, numbers and booleans in their facts, nothing else. */
 static void print_scalar(JsonNode *value)
 {
     GType type = json_node_get_value_type(value);
@@ -81,6 +83,10 @@ static void print_value(JsonNode *value, int indent)
     }
 }
 
+/*
+ * In the order, and with the labels, in which qemu-img has it: people have
+ * scripts that look for them, whatever JSON is there for.
+ */
 static void print_human(JsonObject *object, const GPtrArray *snapshots)
 {
     int64_t length = json_object_get_int_member(object, "virtual-size");
@@ -140,6 +146,10 @@ static char *name_below(JsonObject *layer, BlockDriverState *bs)
                         : bdrv_name(bdrv_skip_filters(bs)));
 }
 
+/*
+ * Without --backing-chain the output is one object, with it an array, also of
+ * one layer: the form must not depend on the image.
+ */
 static void print_infos(const InfoArgs *args, BlockDriverState *bs)
 {
     JsonArray *layers = json_array_new();
@@ -175,6 +185,11 @@ static void print_infos(const InfoArgs *args, BlockDriverState *bs)
     json_array_unref(layers);
 }
 
+/*
+ * BDRV_O_NO_IO: an encrypted image tells its facts without a key. Without
+ * --backing-chain nothing but the image's own file is opened, so that a
+ * missing backing file can be found out about.
+ */
 static int info_body(void *opaque, GError **error)
 {
     const InfoArgs *args = opaque;

@@ -27,6 +27,9 @@ typedef struct MapArgs {
     bool is_unreadable; /* the human form met data that has no place */
 } MapArgs;
 
+/*
+ * Line by line while the image is walked: a map may have millions of extents.
+ */
 static bool print_json(const ImageMapExtent *extent, void *opaque)
 {
     MapArgs *args = opaque;
@@ -38,6 +41,10 @@ static bool print_json(const ImageMapExtent *extent, void *opaque)
     return true;
 }
 
+/*
+ * Who reads this wants to find bytes in a file with dd. Compressed or
+ * encrypted data is not there as it is, so it is left out and the end says so.
+ */
 static bool print_human(const ImageMapExtent *extent, void *opaque)
 {
     MapArgs *args = opaque;
@@ -55,6 +62,10 @@ static bool print_human(const ImageMapExtent *extent, void *opaque)
     return true;
 }
 
+/*
+ * Output begins before the walk, so an error comes behind part of it: the exit
+ * code tells.
+ */
 static int map_body(void *opaque, GError **error)
 {
     MapArgs *args = opaque;
@@ -86,8 +97,11 @@ static int map_body(void *opaque, GError **error)
     return CMD_EXIT_OK;
 }
 
-static bool parse_letter(MapArgs *args, int option)
+/* OFFSET and LENGTH take suffixes, as sizes do everywhere. */
+static bool parse_letter(void *opaque, int option)
 {
+    MapArgs *args = opaque;
+
     switch (option) {
     case 's':
         return common_parse_size(optarg, "-s", &args->start);
@@ -106,14 +120,9 @@ static bool parse_args(int argc, char **argv, MapArgs *args)
         { "max-length", required_argument, NULL, 'l' },
         { NULL, 0, NULL, 0 },
     };
-    int option;
-
-    optind = 1;
-    while ((option = getopt_long(argc, argv, COMMON_LETTERS "s:l:",
-                                 long_options, NULL)) >= 0) {
-        if (!parse_letter(args, option)) {
-            return false;
-        }
+    if (!common_parse(argc, argv, COMMON_LETTERS "s:l:", long_options,
+                      parse_letter, args)) {
+        return false;
     }
     args->filename = argv[optind];
     return optind == argc - 1;

@@ -24,6 +24,10 @@ typedef struct MeasureArgs {
     GPtrArray *option_strings; /* of every -o */
 } MeasureArgs;
 
+/*
+ * No member "bitmaps" means that the format keeps none; 0 means that there are
+ * none.
+ */
 static void print_json(const BlockMeasure *measure)
 {
     g_autoptr(JsonBuilder) builder = json_builder_new();
@@ -41,6 +45,10 @@ static void print_json(const BlockMeasure *measure)
     image_command_print_json(json_builder_get_root(builder));
 }
 
+/*
+ * Nothing is made: the format reckons from the options and from what the
+ * source has allocated.
+ */
 static int measure_body(void *opaque, GError **error)
 {
     const MeasureArgs *args = opaque;
@@ -80,8 +88,11 @@ static int measure_body(void *opaque, GError **error)
     return CMD_EXIT_OK;
 }
 
-static bool parse_letter(MeasureArgs *args, int option)
+/* -l and --size are the source's, -O and -o the target's, as in convert. */
+static bool parse_letter(void *opaque, int option)
 {
+    MeasureArgs *args = opaque;
+
     switch (option) {
     case 'O':
         args->target_format = optarg;
@@ -100,6 +111,7 @@ static bool parse_letter(MeasureArgs *args, int option)
     }
 }
 
+/* With neither an image nor --size, -o size=... has to say how long it is. */
 static bool parse_args(int argc, char **argv, MeasureArgs *args)
 {
     static const struct option long_options[] = {
@@ -109,14 +121,9 @@ static bool parse_args(int argc, char **argv, MeasureArgs *args)
         { "size", required_argument, NULL, OPTION_SIZE },
         { NULL, 0, NULL, 0 },
     };
-    int option;
-
-    optind = 1;
-    while ((option = getopt_long(argc, argv, COMMON_LETTERS "O:o:l:",
-                                 long_options, NULL)) >= 0) {
-        if (!parse_letter(args, option)) {
-            return false;
-        }
+    if (!common_parse(argc, argv, COMMON_LETTERS "O:o:l:", long_options,
+                      parse_letter, args)) {
+        return false;
     }
     args->filename = argv[optind];
     if (args->filename && args->length >= 0) {

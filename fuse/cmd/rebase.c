@@ -31,6 +31,7 @@ typedef struct RebaseArgs {
     bool has_backing_name; /* -b was given */
 } RebaseArgs;
 
+/* Counts what has been looked at, most of which needs no copying. */
 static void show_progress(void *opaque, int64_t done, int64_t total)
 {
     const RebaseArgs *args = opaque;
@@ -106,6 +107,10 @@ static bool open_new_backing(const RebaseArgs *args, BlockBackend **ret_blk,
     return check_no_circle(args, path, *ret_blk, error);
 }
 
+/*
+ * From here on a signal ends the work at the next piece. What was copied by
+ * then is what the overlay showed before, so nothing has to be undone.
+ */
 static bool copy_difference(const RebaseArgs *args, BlockBackend *overlay,
                             BlockBackend *new_backing, GError **error)
 {
@@ -145,6 +150,10 @@ static bool check_overlay(const RebaseArgs *args, BlockBackend *overlay,
     return false;
 }
 
+/*
+ * The new backing file is opened first: when it is not there, the overlay need
+ * not even be locked.
+ */
 static int rebase_body(void *opaque, GError **error)
 {
     const RebaseArgs *args = opaque;
@@ -170,8 +179,11 @@ static int rebase_body(void *opaque, GError **error)
                ? CMD_EXIT_OK : CMD_EXIT_ERROR;
 }
 
-static bool parse_letter(RebaseArgs *args, int option)
+/* -b '' means none, which is another thing than no -b. */
+static bool parse_letter(void *opaque, int option)
 {
+    RebaseArgs *args = opaque;
+
     switch (option) {
     case 'b':
         args->has_backing_name = true;
@@ -190,6 +202,10 @@ static bool parse_letter(RebaseArgs *args, int option)
     }
 }
 
+/*
+ * A format is never guessed for a backing file: a guest that writes a header
+ * into a raw image could choose what it becomes.
+ */
 static bool check_args(const RebaseArgs *args)
 {
     if (!args->has_backing_name && !args->is_unsafe) {
@@ -218,14 +234,9 @@ static bool parse_args(int argc, char **argv, RebaseArgs *args)
         { "backing-format", required_argument, NULL, 'F' },
         { NULL, 0, NULL, 0 },
     };
-    int option;
-
-    optind = 1;
-    while ((option = getopt_long(argc, argv, COMMON_LETTERS "b:F:ut:",
-                                 long_options, NULL)) >= 0) {
-        if (!parse_letter(args, option)) {
-            return false;
-        }
+    if (!common_parse(argc, argv, COMMON_LETTERS "b:F:ut:", long_options,
+                      parse_letter, args)) {
+        return false;
     }
     args->filename = argv[optind];
     return optind == argc - 1 && check_args(args);

@@ -61,6 +61,10 @@ static bool new_length(const ResizeArgs *args, int64_t length,
     return true;
 }
 
+/*
+ * Flushed before it is called done: the header has the new length then, also
+ * after a power failure.
+ */
 static int resize_body(void *opaque, GError **error)
 {
     const ResizeArgs *args = opaque;
@@ -88,6 +92,7 @@ static int resize_body(void *opaque, GError **error)
     return CMD_EXIT_OK;
 }
 
+/* The order is that of BdrvPreallocMode. */
 static bool parse_preallocation(const char *text, BdrvPreallocMode *ret_mode)
 {
     static const char *const names[] = {
@@ -117,8 +122,11 @@ static bool parse_length(const char *text, ResizeArgs *args)
     return common_parse_size(text, "SIZE", &args->bytes);
 }
 
-static bool parse_letter(ResizeArgs *args, int option)
+/* --shrink has no letter, so that nobody types it by accident. */
+static bool parse_letter(void *opaque, int option)
 {
+    ResizeArgs *args = opaque;
+
     switch (option) {
     case OPTION_SHRINK:
         args->may_shrink = true;
@@ -139,18 +147,13 @@ static bool parse_args(int argc, char **argv, ResizeArgs *args)
         { "preallocation", required_argument, NULL, OPTION_PREALLOCATION },
         { NULL, 0, NULL, 0 },
     };
-    int option;
-
     if (argc < 3 || !parse_length(argv[argc - 1], args)) {
         return false;
     }
     argc--;
-    optind = 1;
-    while ((option = getopt_long(argc, argv, COMMON_LETTERS, long_options,
-                                 NULL)) >= 0) {
-        if (!parse_letter(args, option)) {
-            return false;
-        }
+    if (!common_parse(argc, argv, COMMON_LETTERS, long_options,
+                      parse_letter, args)) {
+        return false;
     }
     args->filename = argv[optind];
     return optind == argc - 1;

@@ -26,6 +26,10 @@ typedef struct SnapshotArgs {
     char action; /* l c a d; 0: list */
 } SnapshotArgs;
 
+/*
+ * Columns as qemu-img has them; a long tag pushes the rest to the right rather
+ * than being cut.
+ */
 static void print_snapshot(const BlockSnapshot *one)
 {
     g_autoptr(GDateTime) date = g_date_time_new_from_unix_local(one->date_sec);
@@ -45,6 +49,7 @@ static void print_snapshot(const BlockSnapshot *one)
            clock, icount);
 }
 
+/* No heading for an empty list: "no output" is easy to test for. */
 void image_command_print_snapshots(const GPtrArray *list)
 {
     if (!list || list->len == 0) {
@@ -71,6 +76,10 @@ static void print_list(const SnapshotArgs *args, BlockDriverState *bs)
     }
 }
 
+/*
+ * The backing file stays closed: snapshots are about this layer. Whether one
+ * command has changed the image all or not at all is the driver's promise.
+ */
 static int snapshot_body(void *opaque, GError **error)
 {
     const SnapshotArgs *args = opaque;
@@ -104,8 +113,11 @@ static int snapshot_body(void *opaque, GError **error)
     return ok ? CMD_EXIT_OK : CMD_EXIT_ERROR;
 }
 
-static bool parse_letter(SnapshotArgs *args, int option)
+/* One action at a time: the order of two would be a guess. */
+static bool parse_letter(void *opaque, int option)
 {
+    SnapshotArgs *args = opaque;
+
     /* Long options are beyond char, where strchr() would see another. */
     if (option > CHAR_MAX || !strchr("lcad", option)) {
         return common_args_take(&args->common, option);
@@ -125,14 +137,9 @@ static bool parse_args(int argc, char **argv, SnapshotArgs *args)
         COMMON_LONG_OPTIONS,
         { NULL, 0, NULL, 0 },
     };
-    int option;
-
-    optind = 1;
-    while ((option = getopt_long(argc, argv, COMMON_LETTERS "lc:a:d:",
-                                 long_options, NULL)) >= 0) {
-        if (!parse_letter(args, option)) {
-            return false;
-        }
+    if (!common_parse(argc, argv, COMMON_LETTERS "lc:a:d:", long_options,
+                      parse_letter, args)) {
+        return false;
     }
     args->action = args->action ? args->action : 'l';
     if (args->common.json && args->action != 'l') {

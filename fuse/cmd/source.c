@@ -95,6 +95,7 @@ static bool load_snapshot(const SourceArgs *args, BlockBackend *source,
 
 /* -- nodes above the images ---------------------------------------------- */
 
+/* Options of ours only, so there is no policy about names in images. */
 static BlockBackend *open_above(BlockOptions *options, const char *driver,
                                 const char *user, GError **error)
 {
@@ -103,6 +104,10 @@ static BlockBackend *open_above(BlockOptions *options, const char *driver,
                     /* policy= */ NULL, user, error);
 }
 
+/*
+ * All sources have the same -f: several formats in one go are for --image-
+ * opts.
+ */
 static BlockBackend *open_one(const SourceArgs *args, unsigned index,
                               const char *user, GError **error)
 {
@@ -136,6 +141,10 @@ static BlockBackend *open_several(const SourceArgs *args, const char *user,
     return open_above(g_steal_pointer(&options), "concat", user, error);
 }
 
+/*
+ * The caller gets one backend, whatever is below: it need not know of
+ * snapshots, several files or bad sectors.
+ */
 BlockBackend *source_open(const SourceArgs *args, const char *user,
                           GError **error)
 {
@@ -155,6 +164,7 @@ BlockBackend *source_open(const SourceArgs *args, const char *user,
     return open_above(options, "salvage", user, error);
 }
 
+/* The driver keeps only so many ranges; what is beyond is one number. */
 void source_tell_lost(const SourceArgs *args, BlockBackend *source)
 {
     BlockDriverState *bs = blk_bs(source);
