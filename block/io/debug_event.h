@@ -25,6 +25,8 @@ typedef enum BlockDebugEvent {
     BLOCK_DEBUG_L1_SHRINK_FREE_L2_CLUSTERS,
     BLOCK_DEBUG_L2_LOAD,
     BLOCK_DEBUG_L2_UPDATE,
+    BLOCK_DEBUG_L2_UPDATE_COMPRESSED,
+    BLOCK_DEBUG_L2_ALLOC_COW_READ,
     BLOCK_DEBUG_L2_ALLOC_WRITE,
     BLOCK_DEBUG_READ_AIO,         /* guest data from this layer */
     BLOCK_DEBUG_READ_BACKING_AIO, /* ... from the layer below */

@@ -492,6 +492,9 @@ static int coroutine_fn write_clusters(Allocation *a)
     if (ret >= 0) {
         ret = add_old_content(a, 1, end, tail, &vec, &skipped);
     }
+    if (ret >= 0 && vec.size > (size_t)a->bytes) {
+        bdrv_debug_event(a->bs->file, BLOCK_DEBUG_COW_WRITE);
+    }
     if (ret >= 0) {
         ret = qcow2_data_co_pwritev(a->bs,
                                     a->host_offset + start -
@@ -625,6 +628,7 @@ int coroutine_fn qcow2_write_packed(BlockDriverState *bs, int64_t offset,
     }
     bdrv_debug_event(bs->file, BLOCK_DEBUG_WRITE_COMPRESSED);
     ret = bdrv_co_pwrite(bs->file, a.host_offset, bytes, data, 0);
+    bdrv_debug_event(bs->file, BLOCK_DEBUG_L2_UPDATE_COMPRESSED);
     co_mutex_lock(&q->lock);
     end_compressed(&a, ret);
     co_mutex_unlock(&q->lock);

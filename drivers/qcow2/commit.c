@@ -38,8 +38,12 @@
 /* Turns of commit_all: each lowers counts, which dirties blocks again. */
 #define COMMIT_ALL_TURNS 16
 
-/* One write of a plan; @data is freed with it. NULL: zeros. */
+/*
+ * One write of a plan; @data is freed with it. NULL: zeros. Of writes in a row
+ * with one event the first is announced.
+ */
 typedef struct PlanWrite {
+    BlockDebugEvent event;
     int64_t host_offset;
     int64_t bytes;
     void *data;
@@ -117,27 +121,38 @@ static bool plan_is_empty(const Plan *plan)
            plan->step3->len == 0 && !plan->freed && !plan->table_moved;
 }
 
-static void add_write(GArray *writes, int64_t host_offset, int64_t bytes,
-                      void *data)
+static void add_write(GArray *writes, BlockDebugEvent event,
+                      int64_t host_offset, int64_t bytes, void *data)
 {
-    PlanWrite write = { host_offset, bytes, data };
+    PlanWrite write = { event, host_offset, bytes, data };
 
     g_array_append_val(writes, write);
 }
 
 /* Adds 8-byte entries in disk byte order. */
-static void add_entries(GArray *writes, int64_t host_offset,
-                        const uint64_t *entries, int64_t count)
+static void add_entries(GArray *writes, BlockDebugEvent event,
+                        int64_t host_offset, const uint64_t *entries,
+                        int64_t count)
 {
     be64 *data = g_new(be64, count);
 
     for (int64_t i = 0; i < count; i++) {
         be64_set(&data[i], __atomic_load_n(&entries[i], __ATOMIC_RELAXED));
     }
-    add_write(writes, host_offset, count * 8, data);
+    add_write(writes, event, host_offset, count * 8, data);
 }
 
 /* -- making a plan (lock held) -------------------------------------------- */
+
+static BlockDebugEvent block_event(const Qcow2Refcounts *counts,
+                                   const Qcow2RefBlock *block)
+{
+    if (!block->is_new) {
+        return BLOCK_DEBUG_REFBLOCK_UPDATE;
+    }
+    return counts->table_moved ? BLOCK_DEBUG_REFBLOCK_ALLOC_WRITE_BLOCKS
+                               : BLOCK_DEBUG_REFBLOCK_ALLOC_WRITE;
+}
 
 static void plan_blocks(Qcow2State *q, Plan *plan)
 {
@@ -152,10 +167,12 @@ static void plan_blocks(Qcow2State *q, Plan *plan)
         size_t end = align_up(block->dirty_end, SECTOR_BYTES);
         PlanBlock saved = { block, start, end };
 
-        add_write(plan->step1, block->host_offset + start, end - start,
+        add_write(plan->step1, block_event(counts, block),
+                  block->host_offset + start, end - start,
                   g_memdup2(block->data + start, end - start));
         g_array_append_val(plan->blocks, saved);
         block->is_dirty = false;
+        block->is_new = false;
         block->pins++;
     }
     g_hash_table_remove_all(counts->dirty_blocks);
@@ -176,7 +193,8 @@ static void plan_reftable(Qcow2State *q, Plan *plan)
     plan->table_moved = counts->table_moved;
     counts->any_table_dirty = counts->table_moved = false;
     if (plan->table_moved) {
-        add_entries(plan->step2, counts->table_offset, counts->table,
+        add_entries(plan->step2, BLOCK_DEBUG_REFBLOCK_ALLOC_WRITE_TABLE,
+                    counts->table_offset, counts->table,
                     counts->table_clusters * q->cluster_bytes / 8);
     }
     /*
@@ -186,7 +204,7 @@ static void plan_reftable(Qcow2State *q, Plan *plan)
     on_disk = (counts->table_clusters << q->cluster_bits) / SECTOR_BYTES;
     for (int64_t i = 0; i < MIN(sectors, on_disk) && !plan->table_moved; i++) {
         if (counts->table_dirty[i]) {
-            add_entries(plan->step2,
+            add_entries(plan->step2, BLOCK_DEBUG_REFBLOCK_ALLOC_HOOKUP,
                         counts->table_offset + i * SECTOR_BYTES,
                         &counts->table[i * SECTOR_ENTRIES], SECTOR_ENTRIES);
         }
@@ -206,10 +224,12 @@ static void plan_new_table(Qcow2State *q, Plan *plan, Qcow2L2Table *table)
         int64_t at = table->host_offset + i * bytes;
 
         if (!slice) {
-            add_write(plan->step1, at, bytes, NULL);
+            add_write(plan->step1, BLOCK_DEBUG_L2_ALLOC_WRITE, at, bytes,
+                      NULL);
             continue;
         }
-        add_entries(plan->step1, at, slice->word, words);
+        add_entries(plan->step1, BLOCK_DEBUG_L2_ALLOC_WRITE, at, slice->word,
+                    words);
         /* W2, and after a failure it must not be taken for an empty one. */
         g_array_append_vals(plan->slices,
                             &(PlanSlice){ slice, slice->dirty }, 1);
@@ -234,7 +254,8 @@ static void plan_slice(Qcow2State *q, Plan *plan, Qcow2Slice *slice)
             end++;
         }
         if (end > i) {
-            add_entries(plan->step3, at + i * words * 8,
+            add_entries(plan->step3, BLOCK_DEBUG_L2_UPDATE,
+                        at + i * words * 8,
                         &slice->word[i * words], (end - i) * words);
         }
     }
@@ -277,7 +298,8 @@ static void plan_l1(Qcow2State *q, Plan *plan)
         int64_t first = i * SECTOR_ENTRIES;
 
         if (cache->l1_dirty[i]) {
-            add_entries(plan->step3, q->header.l1_offset + i * SECTOR_BYTES,
+            add_entries(plan->step3, BLOCK_DEBUG_L1_UPDATE,
+                        q->header.l1_offset + i * SECTOR_BYTES,
                         &cache->l1[first],
                         MIN(SECTOR_ENTRIES, q->header.l1_entries - first));
         }
@@ -392,11 +414,16 @@ static void plan_failed(BlockDriverState *bs, Plan *plan)
 
 static int coroutine_fn write_all(BlockDriverState *bs, const GArray *writes)
 {
+    BlockDebugEvent announced = BLOCK_DEBUG_NONE;
     int ret = 0;
 
     for (guint i = 0; i < writes->len && ret >= 0; i++) {
         const PlanWrite *write = &g_array_index(writes, PlanWrite, i);
 
+        if (write->event != announced) {
+            announced = write->event;
+            bdrv_debug_event(bs->file, announced);
+        }
         ret = write->data
                   ? bdrv_co_pwrite(bs->file, write->host_offset,
                                    write->bytes, write->data, 0)
@@ -410,9 +437,12 @@ static int coroutine_fn write_reftable(BlockDriverState *bs, const Plan *plan)
 {
     int ret;
 
+    if (plan->step2->len == 0) {
+        return 0;
+    }
     bdrv_debug_event(bs->file, BLOCK_DEBUG_REFTABLE_UPDATE);
     ret = write_all(bs, plan->step2);
-    if (ret < 0 || plan->step2->len == 0) {
+    if (ret < 0) {
         return ret;
     }
     ret = bdrv_co_flush(bs->file->bs);
@@ -427,10 +457,8 @@ static int coroutine_fn write_reftable(BlockDriverState *bs, const Plan *plan)
 
 static int coroutine_fn write_plan(BlockDriverState *bs, Plan *plan)
 {
-    int ret;
+    int ret = write_all(bs, plan->step1);
 
-    bdrv_debug_event(bs->file, BLOCK_DEBUG_REFBLOCK_UPDATE);
-    ret = write_all(bs, plan->step1);
     /* Table entries rely on their blocks, pointers on data and counts (Q2). */
     if (ret >= 0 && plan->needs_barrier) {
         ret = qcow2_data_file_flush(bs);
@@ -442,7 +470,6 @@ static int coroutine_fn write_plan(BlockDriverState *bs, Plan *plan)
         ret = write_reftable(bs, plan);
     }
     if (ret >= 0) {
-        bdrv_debug_event(bs->file, BLOCK_DEBUG_L2_UPDATE);
         plan->pointers_written = true;
         ret = write_all(bs, plan->step3);
     }
@@ -505,7 +532,6 @@ static void coroutine_fn discard_batch(BlockDriverState *bs,
             }
             co_mutex_unlock(&q->lock);
             if (at > from) {
-                bdrv_debug_event(bs->file, BLOCK_DEBUG_CLUSTER_FREE);
                 /* A hint: freeing is complete without it. */
                 (void) bdrv_co_pdiscard(
                     bs->file, from, MIN(at, qcow2_file_length(q)) - from);
@@ -530,6 +556,7 @@ static void coroutine_fn release_ripe(BlockDriverState *bs)
         if (!batch) {
             return;
         }
+        bdrv_debug_event(bs->file, BLOCK_DEBUG_CLUSTER_FREE);
         discard_batch(bs, batch);
         if (batch->has_compressed) {
             qcow2_inflater_invalidate(q->inflater);

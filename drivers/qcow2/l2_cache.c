@@ -604,6 +604,7 @@ static int coroutine_fn copy_table(BlockDriverState *bs, int64_t l1_index)
     if (ret < 0) {
         return ret;
     }
+    bdrv_debug_event(bs->file, BLOCK_DEBUG_L2_ALLOC_COW_READ);
     ret = load_all(bs, old);
     if (ret >= 0) {
         ret = qcow2_alloc_clusters(bs, 1, 1, &host_offset, &clusters);
@@ -700,6 +701,51 @@ void qcow2_l2_restart(BlockDriverState *bs)
     qcow2_l2_drop_slices(bs);
     qcow2_l2_destroy(bs);
     qcow2_l2_init(bs, l1, entries);
+}
+
+/* Is nothing of it on its way from or to the disk? */
+static bool is_idle(const Qcow2L2Cache *cache, const Qcow2L2Table *table)
+{
+    for (unsigned i = 0; i < cache->slices_per_table; i++) {
+        const Qcow2Slice *slice = table->slice[i];
+
+        if (table->loading[i] || (slice && !may_evict(slice))) {
+            return false;
+        }
+    }
+    return !table->is_new;
+}
+
+void coroutine_fn qcow2_l2_drop_tables(BlockDriverState *bs, int64_t first)
+{
+    Qcow2State *q = qcow2_state(bs);
+    Qcow2L2Cache *cache = &q->l2;
+    bool any = false;
+
+    for (int64_t i = first; i < cache->l1_entries; i++) {
+        Qcow2L2Table *table;
+
+        if (get_table(q, i, &table) < 0 || !table || !is_idle(cache, table)) {
+            continue;
+        }
+        if (!any) {
+            bdrv_debug_event(bs->file, BLOCK_DEBUG_L1_SHRINK_WRITE_TABLE);
+            any = true;
+        }
+        qcow2_l1_set(bs, i, 0);
+        for (unsigned k = 0; k < cache->slices_per_table; k++) {
+            if (table->slice[k]) {
+                evict(q, table->slice[k]);
+            }
+        }
+        __atomic_store_n(&cache->table[i], NULL, __ATOMIC_RELEASE);
+        g_ptr_array_add(cache->replaced, table);
+        qcow2_quarantine_add(bs, table->host_offset, q->cluster_bytes,
+                             QCOW2_FREE_OTHER);
+    }
+    if (any) {
+        bdrv_debug_event(bs->file, BLOCK_DEBUG_L1_SHRINK_FREE_L2_CLUSTERS);
+    }
 }
 
 /* -- changes -------------------------------------------------------------- */

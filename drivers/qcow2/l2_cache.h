@@ -155,6 +155,12 @@ void qcow2_l1_set(BlockDriverState *bs, int64_t l1_index, uint64_t value);
  */
 void qcow2_l2_drop_slices(BlockDriverState *bs);
 
+/*
+ * Gives up the L2 tables from L1 entry @first on, which map nothing any more;
+ * one that is not as it is on disk stays. Coroutine, lock held.
+ */
+void coroutine_fn qcow2_l2_drop_tables(BlockDriverState *bs, int64_t first);
+
 /* Evicts slices that nobody has used since the last call. Lock held. */
 void qcow2_l2_clean(BlockDriverState *bs);
 

@@ -24,6 +24,7 @@ static void coroutine_fn empty_entry(void *opaque)
     BlockDriverState *bs = emptying->bs;
     int64_t cluster_bytes = qcow2_state(bs)->cluster_bytes;
 
+    bdrv_debug_event(bs->file, BLOCK_DEBUG_EMPTY_IMAGE_PREPARE);
     emptying->ret = qcow2_prepare_write(bs);
     if (emptying->ret >= 0 && bdrv_node_length(bs) > 0) {
         emptying->ret =

@@ -20,6 +20,7 @@
  */
 #include "drivers/qcow2/packing.h"
 
+#include "block/io/debug_event.h"
 #include "drivers/qcow2/qcow2.h"
 
 #include <errno.h>
@@ -55,8 +56,10 @@ int coroutine_fn qcow2_pack(BlockDriverState *bs, int64_t bytes,
 {
     Qcow2State *q = qcow2_state(bs);
     int64_t rest, fresh, got;
-    int ret = pack_in_rest(bs, bytes, ret_host_offset);
+    int ret;
 
+    bdrv_debug_event(bs->file, BLOCK_DEBUG_CLUSTER_ALLOC_BYTES);
+    ret = pack_in_rest(bs, bytes, ret_host_offset);
     if (ret != -ERANGE) {
         return ret;
     }

@@ -25,6 +25,7 @@
 #include "drivers/qcow2/refcount.h"
 
 #include "block/io/io.h"
+#include "block/rt/aio_context.h"
 #include "drivers/qcow2/overlap.h"
 #include "drivers/qcow2/qcow2.h"
 
@@ -133,24 +134,40 @@ static uint64_t get_count(const Qcow2State *q, const Qcow2RefBlock *block,
 
 /* -- table ---------------------------------------------------------------- */
 
+typedef struct TableLoad {
+    BlockDriverState *bs;
+    int64_t bytes;
+    int ret;
+} TableLoad;
+
+static void coroutine_fn load_table_entry(void *opaque)
+{
+    TableLoad *load = opaque;
+    Qcow2State *q = qcow2_state(load->bs);
+
+    bdrv_debug_event(load->bs->file, BLOCK_DEBUG_REFTABLE_LOAD);
+    load->ret = bdrv_co_pread(load->bs->file, q->header.reftable_offset,
+                              load->bytes, q->refcounts.table, 0);
+}
+
 bool qcow2_refcount_init(BlockDriverState *bs, int64_t cache_bytes,
                          GError **error)
 {
     Qcow2State *q = qcow2_state(bs);
     Qcow2Refcounts *counts = &q->refcounts;
     int64_t bytes = q->header.reftable_clusters << q->cluster_bits;
-    int ret;
+    TableLoad load = { .bs = bs };
 
     memset(counts, 0, sizeof(*counts));
     counts->order = q->header.refcount_order;
     counts->block_bits = q->cluster_bits + 3 - counts->order;
     counts->table_entries = bytes / 8;
     counts->table = g_malloc0(bytes);
-    ret = bdrv_pread(bs->file, q->header.reftable_offset, bytes,
-                     counts->table);
-    if (ret < 0) {
+    load.bytes = bytes;
+    aio_run_sync(load_table_entry, &load);
+    if (load.ret < 0) {
         g_clear_pointer(&counts->table, g_free);
-        error_set_errno(error, -ret, "reading the refcount table at 0x%"
+        error_set_errno(error, -load.ret, "reading the refcount table at 0x%"
                         PRIx64, q->header.reftable_offset);
         return false;
     }
@@ -421,8 +438,10 @@ static int coroutine_fn make_block(BlockDriverState *bs, int64_t table_index,
     if (!counts_structures(q, table_index, NULL)) {
         return -EIO;
     }
+    bdrv_debug_event(bs->file, BLOCK_DEBUG_REFBLOCK_ALLOC);
     block = add_block(q, table_index, cluster << q->cluster_bits,
                       g_malloc0(q->cluster_bytes));
+    block->is_new = true;
     mark_block_dirty(counts, block, 0, q->cluster_bytes);
     qcow2_overlap_note(bs, block->host_offset);
     set_table_entry(counts, table_index, block->host_offset);
@@ -458,6 +477,7 @@ static int coroutine_fn grow_file(BlockDriverState *bs, int64_t end)
         q->used_end = MAX(q->used_end, end);
         return 0;
     }
+    bdrv_debug_event(bs->file, BLOCK_DEBUG_CLUSTER_ALLOC_SPACE);
     ret = bdrv_co_truncate(bs->file, align_up(end + step, q->cluster_bytes),
                            /* exact= */ false, PREALLOC_OFF, 0, NULL);
     if (ret < 0) {
@@ -649,6 +669,7 @@ static int coroutine_fn grow_table(BlockDriverState *bs, int64_t entries)
     if (clusters << q->cluster_bits > QCOW2_REFTABLE_MAX_BYTES) {
         return -ENOSPC;
     }
+    bdrv_debug_event(bs->file, BLOCK_DEBUG_REFTABLE_GROW);
     extend_arrays(counts, clusters * q->cluster_bytes / 8);
     ret = alloc_run(bs, clusters, clusters, &start, &count);
     if (ret < 0) {

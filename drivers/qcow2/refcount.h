@@ -16,6 +16,7 @@ typedef struct Qcow2RefBlock {
     int64_t host_offset;
     unsigned pins;      /* a commit writes it */
     bool is_dirty;
+    bool is_new;        /* nothing of it is on disk */
     size_t dirty_start; /* bytes of data that differ from the disk */
     size_t dirty_end;
     uint64_t last_use;

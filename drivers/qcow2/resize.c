@@ -244,6 +244,25 @@ static int coroutine_fn grow(BlockDriverState *bs, int64_t length, bool exact,
     return ret < 0 ? ret : write_size(bs, length);
 }
 
+/* L2 tables of nothing but what lies behind @length are given up. */
+static int coroutine_fn drop_tables(BlockDriverState *bs, int64_t length)
+{
+    Qcow2State *q = qcow2_state(bs);
+    int64_t first = l1_entries_for(q, length);
+    int ret;
+
+    if (first >= q->l2.l1_entries) {
+        return 0;
+    }
+    ret = qcow2_co_commit(bs); /* a table with changes stays */
+    if (ret >= 0) {
+        co_mutex_lock(&q->lock);
+        qcow2_l2_drop_tables(bs, first);
+        co_mutex_unlock(&q->lock);
+    }
+    return ret;
+}
+
 static int coroutine_fn shrink(BlockDriverState *bs, int64_t length,
                                bool exact, GError **error)
 {
@@ -259,6 +278,9 @@ static int coroutine_fn shrink(BlockDriverState *bs, int64_t length,
     if (ret >= 0 && whole < old) {
         ret = qcow2_clear_clusters(bs, whole, old - whole,
                                    QCOW2_CLEAR_UNALLOCATED);
+    }
+    if (ret >= 0) {
+        ret = drop_tables(bs, length);
     }
     return ret < 0 ? ret
                    : qcow2_data_file_resize(bs, length, length, exact, error);

@@ -152,7 +152,6 @@ static void coroutine_fn punch_freed(Walk *walk)
         int64_t bytes = MIN(freed->bytes, length - freed->host_offset);
 
         if (bytes > 0) {
-            bdrv_debug_event(bs->file, BLOCK_DEBUG_CLUSTER_FREE);
             /* A hint: freeing is complete without it. */
             (void) bdrv_co_pdiscard(bs->file, freed->host_offset, bytes);
         }
@@ -209,6 +208,9 @@ static int coroutine_fn walk_tree(Walk *walk, const uint64_t *l1,
             continue;
         }
         ret = read_l2(bs, entry, l2);
+        if (walk->delta < 0) {
+            bdrv_debug_event(bs->file, BLOCK_DEBUG_CLUSTER_FREE);
+        }
         co_mutex_lock(&q->lock);
         for (int64_t k = 0; k < 1 << q->l2_bits && ret >= 0; k++) {
             ret = walk_entry(walk, be64_get(&l2[k * q->l2_words]));

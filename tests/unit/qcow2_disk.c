@@ -25,6 +25,7 @@
 
 TestDisk test_disk;
 static AioContext *context;
+static int watching; /* 1 while the open disk counts events */
 
 /* -- images --------------------------------------------------------------- */
 
@@ -166,12 +167,26 @@ static bool disk_open(BlockDriverState *bs, BlockOptions *options,
                       BdrvOpenFlags flags, GError **error)
 {
     bs->length = test_disk.length;
+    watching += test_disk.watch;
+    __atomic_fetch_add(&bdrv_debug_nodes, test_disk.watch, __ATOMIC_RELAXED);
     return true;
 }
 
 static void disk_close(BlockDriverState *bs)
 {
+    __atomic_fetch_sub(&bdrv_debug_nodes, watching, __ATOMIC_RELAXED);
+    watching = 0;
 }
+
+static void coroutine_fn disk_debug_event(BlockDriverState *bs,
+                                          BlockDebugEvent event)
+{
+    test_disk.announced[event]++;
+}
+
+static const BlockDebugOps disk_debug = {
+    .co_debug_event = disk_debug_event,
+};
 
 static int coroutine_fn disk_preadv(BlockDriverState *bs, int64_t offset,
                                     int64_t bytes, IoVec *iov,
@@ -244,6 +259,7 @@ static const BlockDriver disk_driver = {
     .instance_size = 1,
     .open = disk_open,
     .close = disk_close,
+    .debug = &disk_debug,
     .co_preadv = disk_preadv,
     .co_pwritev = disk_pwritev,
     .co_pdiscard = disk_pdiscard,

@@ -14,6 +14,7 @@
 
 #include "block/backend.h"
 #include "block/graph/node.h"
+#include "block/io/debug_event.h"
 #include "block/rt/aio_context.h"
 
 typedef struct Qcow2Image {
@@ -61,6 +62,8 @@ typedef struct TestDisk {
     int64_t full_at;    /* -ENOSPC for growing beyond; 0: none */
     unsigned writes, reads, flushes;
     int64_t discarded_bytes;
+    bool watch; /* count the events that drivers announce; before opening */
+    unsigned announced[BLOCK_DEBUG_EVENTS];
 } TestDisk;
 
 extern TestDisk test_disk;

@@ -106,6 +106,44 @@ static void test_what_was_cut_off_does_not_come_back(void **state)
     assert_sound(SIZE);
 }
 
+/* An L2 table that maps nothing but what was cut off is free again. */
+static void test_tables_behind_the_end_are_given_up(void **state)
+{
+    const int64_t reach = (int64_t)CLUSTER / 8 * CLUSTER;
+    BlockBackend *blk = open_image();
+    Qcow2CheckResult result = { 0 };
+    uint8_t back[4] = { 0 };
+    const be64 *l1;
+
+    assert_int_equal(resize(blk, 8 * reach), 0);
+    for (int i = 0; i < 8; i++) {
+        assert_int_equal(blk_pwrite(blk, i * reach + 100, 4, "data"), 0);
+    }
+    assert_int_equal(resize(blk, 2 * reach + CLUSTER), 0);
+    assert_int_equal(qcow2_commit_all(blk_bs(blk)), 0);
+
+    l1 = (be64 *)(test_disk.data +
+                  qcow2_state(blk_bs(blk))->header.l1_offset);
+    for (int i = 0; i < 8; i++) {
+        assert_int_equal(be64_get(&l1[i]) != 0, i < 3);
+    }
+    assert_true(qcow2_check(blk_bs(blk), 0, &result, NULL));
+    assert_int_equal(result.corruptions + result.leaks, 0);
+
+    assert_int_equal(resize(blk, 8 * reach), 0);
+    for (int i = 0; i < 8; i++) {
+        assert_int_equal(blk_pread(blk, i * reach + 100, 4, back), 0);
+        assert_memory_equal(back, i < 3 ? "data" : "\0\0\0", 4);
+    }
+    assert_int_equal(blk_pwrite(blk, 7 * reach + 100, 4, "more"), 0);
+    blk_free(blk);
+    blk = test_disk_open(0, "", NULL);
+    assert_non_null(blk);
+    assert_int_equal(blk_pread(blk, 7 * reach + 100, 4, back), 0);
+    assert_memory_equal(back, "more", 4);
+    blk_free(blk);
+}
+
 static void test_an_l1_beyond_its_limit_is_refused(void **state)
 {
     BlockBackend *blk = open_image();
@@ -120,6 +158,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_growing_keeps_content_and_reads_zeros_behind),
         cmocka_unit_test(test_what_was_cut_off_does_not_come_back),
+        cmocka_unit_test(test_tables_behind_the_end_are_given_up),
         cmocka_unit_test(test_an_l1_beyond_its_limit_is_refused),
     };
     int failures;
