@@ -95,15 +95,18 @@ typedef struct BlockCreateOps {
  * What may change about an image that exists (block/image/amend.h). amend
  * takes what it knows out of @options. It decides whether all of it can be
  * done before it changes anything; what it does is in an order that a crash
- * leaves a sound image. @progress (may be NULL) is told now and then. Control
- * plane, node drained and writable.
+ * leaves a sound image. Control plane, node drained and writable.
  */
-typedef void BlockAmendProgress(int64_t done, int64_t total, void *opaque);
+typedef struct BlockAmendHow {
+    bool force; /* also what may make the data unreachable */
+    /* Told now and then; may be NULL. */
+    void (*progress)(int64_t done, int64_t total, void *opaque);
+    void *opaque;
+} BlockAmendHow;
 typedef struct BlockAmendOps {
     const BlockOptionDesc *options; /* ended by a NULL name */
     bool (*amend)(BlockDriverState *bs, BlockOptions *options,
-                  BlockAmendProgress *progress, void *opaque,
-                  GError **error);
+                  const BlockAmendHow *how, GError **error);
 } BlockAmendOps;
 
 /* What a check may repair, and what it found (block/image/check.h). */

@@ -17,6 +17,7 @@
 #include "block/graph/open.h"
 #include "block/image/create.h"
 #include "block/image/encryption.h"
+#include "block/image/encryption_slots.h"
 #include "block/image/measure.h"
 #include "block/io/io.h"
 #include "block/rt/buffer_pool.h"
@@ -265,6 +266,38 @@ static const BlockCreateOps luks_create_ops = {
     .measure = luks_measure,
 };
 
+/* -- changing who can open it --------------------------------------------- */
+
+static bool luks_amend(BlockDriverState *bs, BlockOptions *options,
+                       const BlockAmendHow *how, GError **error)
+{
+    LuksState *s = bs->opaque;
+    ImageEncryptionSlots slots;
+    bool ok = image_encryption_slots_take(options, "", &slots, error);
+    const char *unknown = ok ? block_options_first_key(options) : NULL;
+
+    if (unknown) {
+        g_set_error(error, IMGFUSE_ERROR, IMGFUSE_ERROR_OPTION,
+                    "option '%s' of format 'luks' cannot be amended",
+                    unknown);
+        ok = false;
+    }
+    ok = ok && image_encryption_slots_amend(s->encryption, bs->file, &slots,
+                                            how->force, error);
+    image_encryption_slots_clear(&slots);
+    return ok;
+}
+
+static const BlockOptionDesc luks_amend_options[] = {
+    IMAGE_ENCRYPTION_AMEND_OPTIONS(""),
+    { .name = NULL },
+};
+
+static const BlockAmendOps luks_amend_ops = {
+    .options = luks_amend_options,
+    .amend = luks_amend,
+};
+
 const BlockDriver bdrv_luks = {
     .format_name = "luks",
     .instance_size = sizeof(LuksState),
@@ -275,6 +308,7 @@ const BlockDriver bdrv_luks = {
     .close = luks_close,
     .refresh_limits = luks_refresh_limits,
     .create = &luks_create_ops,
+    .amend = &luks_amend_ops,
     .co_preadv = luks_co_preadv,
     .co_pwritev = luks_co_pwritev,
     .co_truncate = luks_co_truncate,

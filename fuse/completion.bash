@@ -51,7 +51,7 @@ _imgfuse_options()
                   -n --target-is-zero --target-image-opts --bitmaps
                   --skip-broken-bitmaps -t" ;;
     rebase) echo "-b --backing= -F --backing-format= -u -t" ;;
-    amend)  echo "-o --options= -t" ;;
+    amend)  echo "-o --options= -t --force" ;;
     commit) echo "-b -d -r -t" ;;
     umount) echo "-l --lazy -h --help" ;;
     help)   ;;

@@ -45,6 +45,8 @@ bool luks_load(const LuksArea *area, LuksHeader *ret_header, GError **error);
  * derivation on this machine; that is said before any of it is done.
  */
 #define LUKS_UNLOCK_SECONDS_MAX 120
+/* Milliseconds for a new passphrase, so that slower machines open it, too. */
+#define LUKS_ITER_TIME_MAX (LUKS_UNLOCK_SECONDS_MAX * 1000 / 4)
 bool luks_unlock(const LuksArea *area, const LuksHeader *header,
                  const Secret *secret, uint8_t ret_key[CRYPTO_KEY_MAX],
                  int *ret_slot, GError **error);

@@ -43,7 +43,7 @@ static bool take_length(BlockBackend *blk, BlockOptions *options,
 }
 
 bool image_amend(BlockBackend *blk, BlockOptions *options,
-                 BlockAmendProgress *progress, void *opaque, GError **error)
+                 const BlockAmendHow *how, GError **error)
 {
     BlockDriverState *bs = bdrv_skip_filters(blk_bs(blk));
     int64_t length;
@@ -60,7 +60,7 @@ bool image_amend(BlockBackend *blk, BlockOptions *options,
         return false;
     }
     bdrv_drained_begin(bs);
-    ok = bs->drv->amend->amend(bs, options, progress, opaque, error);
+    ok = bs->drv->amend->amend(bs, options, how, error);
     bdrv_drained_end(bs);
     if (!ok || (length >= 0 &&
                 !image_create_resize(blk, length, PREALLOC_OFF, error))) {

@@ -16,6 +16,6 @@
  * done then, and the image is sound. Durable when true. Control plane.
  */
 bool image_amend(BlockBackend *blk, BlockOptions *options,
-                 BlockAmendProgress *progress, void *opaque, GError **error);
+                 const BlockAmendHow *how, GError **error);
 
 #endif

@@ -9,10 +9,9 @@
  * Locking: none. An ImageEncryption is constant after opening; its cipher
  * looks after itself (block/crypto/sector_cipher.h).
  */
-#include "block/image/encryption.h"
+#include "block/image/encryption_internal.h"
 
 #include "block/backend.h"
-#include "block/crypto/sector_cipher.h"
 #include "block/image/create.h"
 #include "block/io/io.h"
 #include "block/rt/buffer_pool.h"
@@ -30,28 +29,16 @@
 
 #define AES_PASSPHRASE_BYTES 16
 
-struct ImageEncryption {
-    bool is_luks;
-    LuksHeader luks;      /* is_luks */
-    SectorCipher *cipher; /* NULL: opened without a key */
-};
-
 /* -- opening -------------------------------------------------------------- */
-
-typedef struct FileArea {
-    BdrvChild *file;
-    BlockBackend *blk; /* new images */
-    int64_t host_offset;
-} FileArea;
 
 static bool area_read(void *opaque, int64_t offset, int64_t bytes,
                       void *buffer, GError **error)
 {
-    const FileArea *area = opaque;
-    int64_t host_offset = area->host_offset + offset;
-    int ret = area->file
-                  ? bdrv_pread(area->file, host_offset, bytes, buffer)
-                  : blk_pread(area->blk, host_offset, bytes, buffer);
+    const ImageEncryptionPlace *place = opaque;
+    int64_t host_offset = place->host_offset + offset;
+    int ret = place->file
+                  ? bdrv_pread(place->file, host_offset, bytes, buffer)
+                  : blk_pread(place->blk, host_offset, bytes, buffer);
 
     if (ret < 0) {
         error_set_errno(error, -ret, "reading %" PRId64 " bytes of the LUKS "
@@ -63,10 +50,28 @@ static bool area_read(void *opaque, int64_t offset, int64_t bytes,
 static bool area_write(void *opaque, int64_t offset, int64_t bytes,
                        const void *buffer, GError **error)
 {
-    const FileArea *area = opaque;
+    const ImageEncryptionPlace *place = opaque;
+    int64_t host_offset = place->host_offset + offset;
+    int ret;
 
-    return image_create_write(area->blk, area->host_offset + offset, bytes,
-                              buffer, error);
+    if (!place->file) {
+        return image_create_write(place->blk, host_offset, bytes, buffer,
+                                  error);
+    }
+    ret = bdrv_pwrite(place->file, host_offset, bytes, buffer);
+    if (ret >= 0) {
+        ret = bdrv_flush(place->file->bs);
+    }
+    if (ret < 0) {
+        error_set_errno(error, -ret, "writing %" PRId64 " bytes of the LUKS "
+                        "header at 0x%" PRIx64, bytes, host_offset);
+    }
+    return ret >= 0;
+}
+
+LuksArea image_encryption_area(ImageEncryptionPlace *place, int64_t bytes)
+{
+    return (LuksArea){ area_read, area_write, place, bytes };
 }
 
 static bool unlock(ImageEncryption *encryption, const LuksArea *area,
@@ -92,10 +97,13 @@ ImageEncryption *image_encryption_open_luks(BdrvChild *file,
                                             GError **error)
 {
     g_autoptr(ImageEncryption) encryption = g_new0(ImageEncryption, 1);
-    FileArea opaque = { .file = file, .host_offset = host_offset };
-    LuksArea area = { .read = area_read, .opaque = &opaque, .bytes = bytes };
+    ImageEncryptionPlace place = { .file = file, .host_offset = host_offset };
+    LuksArea area = image_encryption_area(&place, bytes);
 
     encryption->is_luks = true;
+    encryption->host_offset = host_offset;
+    encryption->area_bytes = bytes;
+    encryption->secret = g_strdup(key->secret);
     if (!luks_load(&area, &encryption->luks, error) ||
         (!key->is_absent && !unlock(encryption, &area, key, error))) {
         return NULL;
@@ -132,6 +140,7 @@ void image_encryption_free(ImageEncryption *encryption)
 {
     if (encryption) {
         sector_cipher_free(encryption->cipher);
+        g_free(encryption->secret);
         g_free(encryption);
     }
 }
@@ -388,10 +397,10 @@ bool image_encryption_take_params(BlockOptions *options, const char *prefix,
         !block_options_take_number(options, time_key, &time_ms, error)) {
         return false;
     }
-    if (time_ms == 0 || time_ms > LUKS_UNLOCK_SECONDS_MAX * 1000 / 4) {
+    if (time_ms == 0 || time_ms > LUKS_ITER_TIME_MAX) {
         g_set_error(error, IMGFUSE_ERROR, IMGFUSE_ERROR_OPTION,
                     "%s is %" PRIu64 ", must be 1 to %d milliseconds",
-                    time_key, time_ms, LUKS_UNLOCK_SECONDS_MAX * 1000 / 4);
+                    time_key, time_ms, LUKS_ITER_TIME_MAX);
         return false;
     }
     ret_params->iter_time_ms = time_ms;
@@ -404,13 +413,9 @@ bool image_encryption_create_luks(BlockBackend *file, int64_t host_offset,
                                   GError **error)
 {
     const Secret *secret = secret_find(key->secret, key->option, error);
-    FileArea opaque = { .blk = file, .host_offset = host_offset };
-    LuksArea area = {
-        .read = area_read,
-        .write = area_write,
-        .opaque = &opaque,
-        .bytes = luks_params_header_bytes(params),
-    };
+    ImageEncryptionPlace place = { .blk = file, .host_offset = host_offset };
+    LuksArea area =
+        image_encryption_area(&place, luks_params_header_bytes(params));
 
     return secret && luks_create(&area, params, secret, error);
 }

@@ -40,6 +40,7 @@
 #include "block/rt/aio_context.h"
 
 #include "block/error.h"
+#include "block/rt/buffer_pool.h"
 #include "block/rt/context_state.h"
 
 #include <errno.h>
@@ -591,6 +592,7 @@ void aio_context_free(AioContext *ctx)
     g_clear_pointer(&ctx->fds, g_hash_table_unref);
     g_clear_pointer(&ctx->dead_fds, g_ptr_array_unref);
     coroutine_free_idle(ctx);
+    buffer_pool_drain();
     g_clear_pointer(&ctx->timers, g_free);
     ctx->timers_capacity = 0;
     ctx->idle_source = NULL;

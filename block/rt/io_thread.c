@@ -10,7 +10,6 @@
  */
 #include "block/rt/io_thread.h"
 
-#include "block/rt/buffer_pool.h"
 #include "block/rt/context_state.h"
 
 #include <pthread.h>
@@ -53,7 +52,6 @@ static void *io_thread_main(void *opaque)
            ctx->n_coroutines) {
     }
     aio_context_free(ctx);
-    buffer_pool_drain();
     return NULL;
 }
 

@@ -18,6 +18,7 @@
  */
 #include "drivers/qcow2/amend.h"
 
+#include "block/image/encryption_slots.h"
 #include "block/io/io.h"
 #include "block/rt/aio_context.h"
 #include "drivers/qcow2/bitmaps.h"
@@ -36,8 +37,8 @@ typedef struct Amend {
     BlockDriverState *bs;
     Qcow2Header wanted; /* with strings of its own */
     bool has_backing;   /* the backing file is among the wishes */
-    BlockAmendProgress *progress;
-    void *opaque;
+    const BlockAmendHow *how;
+    ImageEncryptionSlots slots; /* key slots of an encrypted image */
     int ret;
 } Amend;
 
@@ -256,8 +257,8 @@ static void coroutine_fn expand_entry(void *opaque)
             amend->ret = expand_run(bs, offset, run.bytes);
         }
         offset += run.bytes;
-        if (amend->progress) {
-            amend->progress(offset, end, amend->opaque);
+        if (amend->how->progress) {
+            amend->how->progress(offset, end, amend->how->opaque);
         }
     }
 }
@@ -452,17 +453,17 @@ static bool apply(Amend *amend, GError **error)
 }
 
 static bool qcow2_amend(BlockDriverState *bs, BlockOptions *options,
-                        BlockAmendProgress *progress, void *opaque,
-                        GError **error)
+                        const BlockAmendHow *how, GError **error)
 {
     Qcow2State *q = qcow2_state(bs);
     Amend amend = {
         .bs = bs,
         .wanted = qcow2_header_copy(&q->header),
-        .progress = progress,
-        .opaque = opaque,
+        .how = how,
     };
-    bool ok = take_options(&amend, options, error);
+    bool ok = take_options(&amend, options, error) &&
+              image_encryption_slots_take(options, "encrypt.", &amend.slots,
+                                          error);
     const char *unknown = ok ? block_options_first_key(options) : NULL;
 
     if (unknown) {
@@ -472,8 +473,12 @@ static bool qcow2_amend(BlockDriverState *bs, BlockOptions *options,
     if (ok) {
         ok = !io_failed(qcow2_commit_all(bs), "writing the metadata back",
                         error) &&
-             check_wishes(&amend, error) && apply(&amend, error);
+             check_wishes(&amend, error) &&
+             image_encryption_slots_amend(q->encryption, bs->file,
+                                          &amend.slots, how->force, error) &&
+             apply(&amend, error);
     }
+    image_encryption_slots_clear(&amend.slots);
     qcow2_header_clear(&amend.wanted);
     return ok;
 }
@@ -494,6 +499,7 @@ static const BlockOptionDesc amend_options[] = {
       .help = "new name of the external data file" },
     { .name = "data_file_raw", .type = BLOCK_OPTION_BOOL,
       .help = "off: the data file need not be a raw image any more" },
+    IMAGE_ENCRYPTION_AMEND_OPTIONS("encrypt."),
     { .name = NULL },
 };
 

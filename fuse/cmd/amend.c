@@ -18,7 +18,10 @@ typedef struct AmendArgs {
     GPtrArray *option_strings; /* of every -o */
     BdrvOpenFlags cache_flags; /* -t */
     bool list_options;
+    bool force;
 } AmendArgs;
+
+enum { OPTION_FORCE = COMMON_FIRST_FREE };
 
 static void show_progress(int64_t done, int64_t total, void *opaque)
 {
@@ -48,6 +51,7 @@ static int amend_body(void *opaque, GError **error)
     g_autoptr(BlockOptions) options =
         common_join_options(args->option_strings, error);
     g_autoptr(BlockBackend) blk = NULL;
+    BlockAmendHow how = { args->force, show_progress, args };
     bool ok;
 
     if (!options) {
@@ -59,7 +63,7 @@ static int amend_body(void *opaque, GError **error)
     if (!blk) {
         return CMD_EXIT_ERROR;
     }
-    ok = image_amend(blk, options, show_progress, args, error);
+    ok = image_amend(blk, options, &how, error);
     if (!ok) {
         g_prefix_error(error, "%s: ", args->filename);
         return CMD_EXIT_ERROR;
@@ -78,6 +82,9 @@ static bool parse_letter(AmendArgs *args, int option)
         return true;
     case 't':
         return common_parse_cache(optarg, &args->cache_flags);
+    case OPTION_FORCE:
+        args->force = true;
+        return true;
     default:
         return common_args_take(&args->common, option);
     }
@@ -88,6 +95,7 @@ static bool parse_args(int argc, char **argv, AmendArgs *args)
     static const struct option long_options[] = {
         COMMON_LONG_OPTIONS,
         { "options", required_argument, NULL, 'o' },
+        { "force", no_argument, NULL, OPTION_FORCE },
         { NULL, 0, NULL, 0 },
     };
     int option;
@@ -125,10 +133,11 @@ static int amend_run(int argc, char **argv)
 const ImageCommand image_command_amend = {
     .name = "amend",
     .summary = "change the properties of an image",
-    .usage = "[-f FORMAT] -o OPTIONS [-t CACHE] [-p] [-q] [--image-opts] "
-             "IMAGE",
+    .usage = "[-f FORMAT] -o OPTIONS [-t CACHE] [--force] [-p] [-q] "
+             "[--image-opts] IMAGE",
     .options =
         "  -o, --options=OPTIONS      what to change; '-f FORMAT -o help' lists it\n"
-        "  -t CACHE                   how the image is opened, as --cache of mounts\n",
+        "  -t CACHE                   how the image is opened, as --cache of mounts\n"
+        "  --force                    also what may leave an image that no key opens\n",
     .run = amend_run,
 };

@@ -24,7 +24,6 @@
 #include "block/graph/node.h"
 #include "block/image/check.h"
 #include "block/rt/aio_context.h"
-#include "block/rt/buffer_pool.h"
 #include "block/rt/coroutine.h"
 #include "block/rt/thread_pool.h"
 #include "drivers/registry.h"
@@ -598,7 +597,6 @@ int main(int argc, char **argv)
     bdrv_register(&disk_driver);
     status = run(ctx);
     thread_pool_shutdown();
-    buffer_pool_drain();
     co_pool_drain();
     aio_context_free(ctx);
     return status;

@@ -35,7 +35,11 @@
 #include <unistd.h>
 
 #define CASE_SECONDS 10
+#ifdef __SANITIZE_ADDRESS__
+#define CASE_RSS_KIB (512 * 1024) /* what it keeps of freed memory, too */
+#else
 #define CASE_RSS_KIB (64 * 1024)
+#endif
 #define CASE_DATA_BYTES (256 * MIB)
 #define EDITS 12
 

@@ -20,7 +20,6 @@
  */
 #include "block/backend.h"
 #include "block/rt/aio_context.h"
-#include "block/rt/buffer_pool.h"
 #include "block/rt/thread_pool.h"
 #include "drivers/registry.h"
 
@@ -381,6 +380,5 @@ int main(int argc, char **argv)
     status = walk();
     thread_pool_shutdown();
     aio_context_free(ctx);
-    buffer_pool_drain();
     return status;
 }

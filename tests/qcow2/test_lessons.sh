@@ -103,7 +103,9 @@ qemu-img info t.qcow2 | grep -q 'lazy refcounts: true' ||
 step "a huge refcount table does not exhaust memory"
 fresh 4M cluster_size=64k
 poke 56 '\177\377\377\377'
-(ulimit -v 1000000; timeout 20 "$IMGFUSE" check --repair t.qcow2) \
+limit=1000000 # KiB of address space; sanitizers need all there is
+(ulimit -v $limit; "$IMGFUSE" --version) > version.log 2>&1 || limit=unlimited
+(ulimit -v $limit; timeout 20 "$IMGFUSE" check --repair t.qcow2) \
     > out.log 2>&1 && fail "a table of 2^31 clusters was accepted"
 [ $? -lt 124 ] || fail "it took forever, or crashed"
 

@@ -10,7 +10,6 @@
 #include "tests/unit/qcow2_disk.h"
 
 #include "block/driver.h"
-#include "block/rt/buffer_pool.h"
 #include "block/rt/thread_pool.h"
 #include "drivers/qcow2/format.h"
 #include "drivers/registry.h"
@@ -280,7 +279,6 @@ void test_disk_teardown(void)
 {
     test_disk_unload();
     thread_pool_shutdown();
-    buffer_pool_drain();
     co_pool_drain();
     aio_context_free(context);
 }

@@ -8,7 +8,6 @@
  */
 #include "tests/unit/memory_driver.h"
 
-#include "block/rt/buffer_pool.h"
 
 #include <errno.h>
 #include <setjmp.h>
@@ -36,7 +35,6 @@ static int set_up(void **state)
 static int tear_down(void **state)
 {
     aio_context_free(aio_context_current());
-    buffer_pool_drain();
     return 0;
 }
 

@@ -85,7 +85,8 @@ static bool amend(const char *text, GError **error)
 {
     g_autoptr(BlockOptions) options = block_options_from_string(text, NULL);
     BlockBackend *blk = open_disk(BDRV_O_RDWR | BDRV_O_RESIZE);
-    bool ok = image_amend(blk, options, /* progress= */ NULL, NULL, error);
+    BlockAmendHow how = { .force = false };
+    bool ok = image_amend(blk, options, &how, error);
 
     blk_free(blk);
     return ok;
