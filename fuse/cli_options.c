@@ -15,6 +15,7 @@
 #define FUSE_USE_VERSION 314
 
 #include "fuse/cli_options.h"
+#include "fuse/spelling.h"
 
 #include "block/crypto/secret.h"
 #include "block/graph/options.h"
@@ -233,33 +234,6 @@ static const OptionSpec *find_short(char letter)
     return NULL;
 }
 
-/* How many single-letter changes turn @a into @b; short names only. */
-static unsigned edit_distance(const char *a, const char *b)
-{
-    size_t b_length = strlen(b);
-    unsigned row[32];
-
-    if (b_length >= G_N_ELEMENTS(row)) {
-        return UINT32_MAX;
-    }
-    for (size_t j = 0; j <= b_length; j++) {
-        row[j] = (unsigned)j;
-    }
-    for (size_t i = 0; a[i]; i++) {
-        unsigned diagonal = row[0];
-
-        row[0] = (unsigned)i + 1;
-        for (size_t j = 0; j < b_length; j++) {
-            unsigned above = row[j + 1];
-            unsigned change = diagonal + (a[i] != b[j]);
-
-            row[j + 1] = MIN(change, MIN(above, row[j]) + 1);
-            diagonal = above;
-        }
-    }
-    return row[b_length];
-}
-
 /* A slip of the keyboard is most often one or two letters away. */
 static bool unknown_option(Parser *parser, const char *dashes,
                            const char *name)
@@ -268,7 +242,7 @@ static bool unknown_option(Parser *parser, const char *dashes,
     unsigned closest_distance = 4; /* further away is no misspelling */
 
     for (size_t i = 0; i < G_N_ELEMENTS(specs); i++) {
-        unsigned distance = edit_distance(name, specs[i].name);
+        unsigned distance = spelling_distance(name, specs[i].name);
 
         if (distance < closest_distance) {
             closest_distance = distance;

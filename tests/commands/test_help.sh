@@ -87,6 +87,13 @@ grep -q "^imgfuse convert: .*'--nonsense'" err.log || fail "$(cat err.log)"
 refused 2 "the mount point is missing" one.qcow2
 refused 2 "no driver or command" help nonsense
 
+step "a command that is misspelt"
+refused 2 "did you mean 'info'" inof one.qcow2
+refused 2 "did you mean 'convert'" covert one.qcow2 two
+refused 1 "cannot open" disk mnt
+: > inof
+refused 1 "inof: the file is empty" inof mnt
+
 step "-o help lists the options of a format"
 for command in "create -f" "convert -O" "measure -O" "amend -f"; do
     works $command qcow2 -o help
