@@ -613,18 +613,22 @@ static bool is_clean(const Qcow2State *q)
            q->quarantine.open->len == 0 && !q->quarantine.first;
 }
 
+int coroutine_fn qcow2_co_commit_all(BlockDriverState *bs)
+{
+    int ret = 0;
+
+    for (int i = 0; i < COMMIT_ALL_TURNS && ret >= 0 &&
+                    !is_clean(qcow2_state(bs)); i++) {
+        ret = qcow2_co_commit(bs);
+    }
+    return ret < 0 ? ret : bdrv_co_flush(bs->file->bs);
+}
+
 static void coroutine_fn commit_all_entry(void *opaque)
 {
     CommitAll *all = opaque;
 
-    all->ret = 0;
-    for (int i = 0; i < COMMIT_ALL_TURNS && all->ret >= 0; i++) {
-        if (is_clean(qcow2_state(all->bs))) {
-            all->ret = bdrv_co_flush(all->bs->file->bs);
-            return;
-        }
-        all->ret = qcow2_co_commit(all->bs);
-    }
+    all->ret = qcow2_co_commit_all(all->bs);
 }
 
 int qcow2_commit_all(BlockDriverState *bs)

@@ -25,5 +25,7 @@ int coroutine_fn qcow2_co_commit_if_due(BlockDriverState *bs);
  * node drained (so every grace period has passed). 0 or -errno.
  */
 int qcow2_commit_all(BlockDriverState *bs);
+/* The same in a coroutine; no lock held. */
+int coroutine_fn qcow2_co_commit_all(BlockDriverState *bs);
 
 #endif

@@ -17,7 +17,7 @@
  *   commit.c    memory -> file, in an order that a crash cannot hurt
  *   epoch.c     when nobody looks at a retired thing any more
  *   deflate.c, packing.c  compressed clusters: encoding, room for them
- *   snapshot.c, snapshot_table.c, view.c  internal snapshots
+ *   snapshot.c, snapshot_table.c, snapshot_tree.c, view.c  internal snapshots
  *   data_file.c guest clusters in a file of their own
  *   bitmaps.c, bitmap_*.c  persistent dirty bitmaps
  *   compress.c, status.c, overlap.c, check.c, resize.c

@@ -2,8 +2,8 @@
 /*
  * internal snapshots of a qcow2 image
  *
- * snapshot_table.c knows the table on disk, snapshot.c what making, taking and
- * removing a snapshot does to L1 tables and refcounts.
+ * snapshot_table.c knows the table on disk, snapshot_tree.c what is below an L1
+ * table, snapshot.c in which order a snapshot is made, taken and removed.
  */
 #ifndef DRIVERS_QCOW2_SNAPSHOT_H
 #define DRIVERS_QCOW2_SNAPSHOT_H
