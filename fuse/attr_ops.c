@@ -46,6 +46,7 @@ static bool is_constant(const Tree *tree, const TreeNode *node)
     }
 }
 
+/* The kernel is told of changes that others make, so a minute is no risk. */
 uint64_t fuse_attr_valid(const FuseMountState *mount, uint64_t inode)
 {
     TreeNode node = tree_node(mount->tree, inode);
@@ -251,6 +252,10 @@ static void set_mtime(Export *export, const struct fuse_setattr_in *in)
     }
 }
 
+/*
+ * Times may be set, as by touch(1) and rsync(1); owner and mode are options of
+ * the mount.
+ */
 int coroutine_fn fuse_op_setattr(const FuseMountState *mount,
                                  FuseRequest *request, const void *args)
 {

@@ -33,6 +33,7 @@ Control *control_new(AioContext *ctx)
     return control;
 }
 
+/* Nothing may be waiting any more: the mount has ended before. */
 void control_free(Control *control)
 {
     if (control) {
@@ -60,6 +61,7 @@ static Command *pop(Control *control)
     return command;
 }
 
+/* The coroutine sleeps meanwhile, so its thread serves other requests. */
 int coroutine_fn control_co_run(Control *control, ControlFunction *function,
                                 void *opaque)
 {

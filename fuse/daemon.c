@@ -63,6 +63,10 @@ static void G_GNUC_NORETURN wait_for_child(pid_t child, int pipe_fd)
     _exit(1);
 }
 
+/*
+ * The parent stays until the child says that the mount answers, or has died:
+ * so the exit code is true, and what follows in a script finds the mount.
+ */
 DaemonReady *daemon_fork(GError **error)
 {
     DaemonReady *ready;
@@ -91,6 +95,11 @@ DaemonReady *daemon_fork(GError **error)
     return ready;
 }
 
+/*
+ * Standard error is the user's until here, so errors of the start are seen;
+ * from now on the system log has them. The last thing is the word to the
+ * parent.
+ */
 void daemon_ready(DaemonReady *ready)
 {
     int null_fd = open("/dev/null", O_RDWR | O_CLOEXEC);
@@ -111,6 +120,10 @@ void daemon_ready(DaemonReady *ready)
     g_free(ready);
 }
 
+/*
+ * Blocked in all threads that are made later, and read as events: no handler
+ * runs at a bad moment.
+ */
 int daemon_signals(GError **error)
 {
     sigset_t set;
@@ -129,6 +142,7 @@ int daemon_signals(GError **error)
     return fd;
 }
 
+/* Before the parent returns: who starts us may read it at once. */
 bool daemon_write_pid_file(const char *path, GError **error)
 {
     char text[32];
@@ -137,12 +151,12 @@ bool daemon_write_pid_file(const char *path, GError **error)
     bool ok;
 
     if (fd < 0) {
-        error_set_errno(error, errno, "pid file '%s'", path);
+        error_set_errno(error, errno, "cannot write the pid file '%s'", path);
         return false;
     }
     ok = write(fd, text, (size_t)length) == length;
     if (!ok) {
-        error_set_errno(error, errno, "pid file '%s'", path);
+        error_set_errno(error, errno, "cannot write the pid file '%s'", path);
     }
     close(fd);
     return ok;
@@ -150,6 +164,10 @@ bool daemon_write_pid_file(const char *path, GError **error)
 
 /* ---- the farewell ---- */
 
+/*
+ * Abstract, so that nothing has to be cleaned up; by device, because a path
+ * may be reached by many names.
+ */
 static socklen_t farewell_address(dev_t device, struct sockaddr_un *address)
 {
     int length;
@@ -163,6 +181,9 @@ static socklen_t farewell_address(dev_t device, struct sockaddr_un *address)
                        (size_t)length);
 }
 
+/*
+ * Not being able to is no reason to refuse the mount: only umount cannot wait.
+ */
 int daemon_farewell_listen(dev_t device)
 {
     struct sockaddr_un address;
@@ -181,6 +202,10 @@ int daemon_farewell_listen(dev_t device)
     return fd;
 }
 
+/*
+ * Connections that came are in the queue: whoever asked in time gets an
+ * answer.
+ */
 void daemon_farewell_say(int listener, int exit_code)
 {
     char byte = (char)exit_code;
@@ -197,6 +222,10 @@ void daemon_farewell_say(int listener, int exit_code)
     close(listener);
 }
 
+/*
+ * Anybody may bind such an address: an ordinary user believes the superuser
+ * and himself only.
+ */
 int daemon_farewell_connect(dev_t device)
 {
     struct sockaddr_un address;
@@ -251,6 +280,10 @@ static int peer_process(int connection)
     return (int)syscall(SYS_pidfd_open, peer.pid, /* flags= */ 0);
 }
 
+/*
+ * After the word the process still has to end, which closes what a file system
+ * below may be waiting for.
+ */
 int daemon_farewell_wait(int connection, int seconds)
 {
     gint64 deadline_us = g_get_monotonic_time() +

@@ -188,6 +188,9 @@ static void add_value(struct fuse_args *args, const char *key,
     fuse_opt_add_arg(args, option->str);
 }
 
+/*
+ * fsname is what mount(8) and df(1) show; the subtype makes it "fuse.imgfuse".
+ */
 static void fill_args(struct fuse_args *args, const char *source,
                       const char *options, bool read_only)
 {
@@ -203,6 +206,7 @@ static void fill_args(struct fuse_args *args, const char *source,
     }
 }
 
+/* libfuse tells reasons only through its log, which libfuse_says() keeps. */
 static void set_libfuse_error(GError **error, const char *what)
 {
     g_set_error(error, IMGFUSE_ERROR, IMGFUSE_ERROR_FAILED, "%s: %s", what,
@@ -210,6 +214,10 @@ static void set_libfuse_error(GError **error, const char *what)
                 : "the reason stands above, or in the system log");
 }
 
+/*
+ * libfuse mounts, since it knows fusermount3 for ordinary users; its loop is
+ * not used: requests are read by transport_dev.c.
+ */
 Mount *mount_new(const char *point, const char *source, const char *options,
                  bool read_only, GError **error)
 {
@@ -240,6 +248,7 @@ int mount_fd(const Mount *mount)
     return fuse_session_fd(mount->session);
 }
 
+/* Once only: the point may be somebody else's mount by then. */
 void mount_unmount(Mount *mount)
 {
     if (mount->mounted) {
@@ -248,6 +257,7 @@ void mount_unmount(Mount *mount)
     }
 }
 
+/* The text of libfuse's last complaint is global, as its log function is. */
 void mount_free(Mount *mount)
 {
     if (!mount) {

@@ -44,6 +44,7 @@ static const struct WantedFlag {
     { FUSE_NO_EXPORT_SUPPORT, "no NFS file handles" },
 };
 
+/* Only what the kernel offers, and of that only what we can keep. */
 static uint64_t choose_flags(const SessionWish *wish, uint64_t offered)
 {
     uint64_t flags = 0;
