@@ -82,6 +82,16 @@ void qcow2_l2_init(BlockDriverState *bs, uint64_t *l1, int64_t l1_entries)
     co_queue_init(&cache->loaded);
 }
 
+static void free_list(Qcow2Slice **list)
+{
+    while (*list) {
+        Qcow2Slice *slice = *list;
+
+        *list = slice->next;
+        g_free(slice);
+    }
+}
+
 void qcow2_l2_destroy(BlockDriverState *bs)
 {
     Qcow2L2Cache *cache = &qcow2_state(bs)->l2;
@@ -92,12 +102,8 @@ void qcow2_l2_destroy(BlockDriverState *bs)
     for (guint i = 0; i < cache->slices->len; i++) {
         g_free(g_ptr_array_index(cache->slices, i));
     }
-    while (cache->retired) {
-        Qcow2Slice *slice = cache->retired;
-
-        cache->retired = slice->next;
-        g_free(slice);
-    }
+    free_list(&cache->retired);
+    free_list(&cache->idle);
     for (int64_t i = 0; i < cache->l1_entries; i++) {
         g_free(cache->table[i]);
     }
@@ -193,18 +199,34 @@ Qcow2L2Entry qcow2_l2_get_extended(const Qcow2Slice *slice, unsigned entry)
 
 /* -- slices come and go --------------------------------------------------- */
 
-/* Its words are for the caller to fill. */
-static Qcow2Slice *slice_new(const Qcow2L2Cache *cache)
+/*
+ * Idle ones are kept and used again: threads that free each other's memory to
+ * the C library make it keep twice as much. There are no more of them than
+ * were retired at a time. Lock held.
+ */
+static void slice_free(Qcow2L2Cache *cache, Qcow2Slice *slice)
 {
-    Qcow2Slice *slice = g_malloc(sizeof(Qcow2Slice) + slice_bytes(cache));
+    slice->next = cache->idle;
+    cache->idle = slice;
+}
 
+/* Its words are for the caller to fill. Lock held. */
+static Qcow2Slice *slice_new(Qcow2L2Cache *cache)
+{
+    Qcow2Slice *slice = cache->idle;
+
+    if (slice) {
+        cache->idle = slice->next;
+    } else {
+        slice = g_malloc(sizeof(Qcow2Slice) + slice_bytes(cache));
+    }
     *slice = (Qcow2Slice) {
         .is_extended = cache->slice_words >> cache->slice_bits > 1,
     };
     return slice;
 }
 
-static Qcow2Slice *slice_new_empty(const Qcow2L2Cache *cache)
+static Qcow2Slice *slice_new_empty(Qcow2L2Cache *cache)
 {
     Qcow2Slice *slice = slice_new(cache);
 
@@ -233,10 +255,14 @@ static void evict(Qcow2State *q, Qcow2Slice *slice)
     cache->retired = slice;
 }
 
-/* The bound is soft: when everything near the hand is in use we go over. */
+/*
+ * The bound is soft: when everything near the hand is in use we go over. Where
+ * all was referenced lately, as in a walk, one of those has to go.
+ */
 static void make_room(Qcow2State *q)
 {
     Qcow2L2Cache *cache = &q->l2;
+    Qcow2Slice *referenced = NULL;
 
     for (unsigned i = 0; i < CLOCK_STEPS_MAX; i++) {
         Qcow2Slice *slice;
@@ -246,11 +272,18 @@ static void make_room(Qcow2State *q)
         }
         cache->clock_hand = (cache->clock_hand + 1) % cache->slices->len;
         slice = g_ptr_array_index(cache->slices, cache->clock_hand);
-        if (__atomic_exchange_n(&slice->referenced, 0, __ATOMIC_RELAXED) ||
-            !may_evict(slice)) {
+        if (!may_evict(slice)) {
+            continue;
+        }
+        if (__atomic_exchange_n(&slice->referenced, 0, __ATOMIC_RELAXED)) {
+            referenced = referenced ? referenced : slice;
             continue;
         }
         evict(q, slice);
+        referenced = NULL;
+    }
+    if (referenced) {
+        evict(q, referenced);
     }
 }
 
@@ -268,7 +301,7 @@ void qcow2_l2_reap(BlockDriverState *bs)
 
         if (qcow2_epoch_passed(q->epoch, slice->retired)) {
             *link = slice->next;
-            g_free(slice);
+            slice_free(&q->l2, slice);
         } else {
             link = &slice->next;
         }
@@ -436,7 +469,7 @@ static int coroutine_fn load_from_disk(BlockDriverState *bs,
     for (unsigned i = wanted; i-- > 0;) {
         table->loading[index + i] = 0;
         if (ret < 0 || i >= count) {
-            g_free(slice[i]);
+            slice_free(&q->l2, slice[i]);
         } else {
             take_slice(bs, table, index + i, slice[i]);
         }
@@ -547,7 +580,7 @@ static int coroutine_fn load_all(BlockDriverState *bs, Qcow2L2Table *table)
         slice = slice_new(cache);
         ret = read_slices(bs, table, i, &slice, /* count= */ 1);
         if (ret < 0) {
-            g_free(slice);
+            slice_free(cache, slice);
             return ret;
         }
         slice->pins = 1;
@@ -690,6 +723,7 @@ void qcow2_l2_clean(BlockDriverState *bs)
         }
     }
     qcow2_l2_reap(bs);
+    free_list(&cache->idle);
 }
 
 void qcow2_l2_restart(BlockDriverState *bs)

@@ -45,7 +45,7 @@ typedef struct Qcow2Slice {
     uint32_t sequence;    /* atomic: odd while an extended entry changes */
     unsigned position;    /* in the cache's array of slices */
     uint64_t retired;     /* the ticket, once it was evicted */
-    struct Qcow2Slice *next; /* among the retired */
+    struct Qcow2Slice *next; /* among the retired, or the idle */
     uint64_t word[];      /* atomic */
 } Qcow2Slice;
 
@@ -71,6 +71,7 @@ typedef struct Qcow2L2Cache {
     GPtrArray *slices;     /* all that can be reached */
     unsigned clock_hand;
     Qcow2Slice *retired;   /* evicted, waiting for their grace period */
+    Qcow2Slice *idle;      /* nobody's, to be used again */
     GPtrArray *replaced;   /* tables that were copied; freed at closing */
     GPtrArray *dirty;      /* slices with dirty sectors */
     GHashTable *new_tables;  /* set of Qcow2L2Table: is_new */
