@@ -82,6 +82,10 @@ static bool set_window(BlockDriverState *bs, int64_t offset, int64_t size,
     return true;
 }
 
+/*
+ * What the file can do with a request's flags we can: nothing is changed on
+ * the way. On an error the caller detaches the child.
+ */
 static bool raw_open(BlockDriverState *bs, BlockOptions *options,
                      BdrvOpenFlags flags, GError **error)
 {
@@ -132,6 +136,10 @@ static int64_t in_window(BlockDriverState *bs, int64_t offset, int64_t bytes)
     return CLAMP(bdrv_node_length(bs) - offset, 0, bytes);
 }
 
+/*
+ * The rounded-up end of a window belongs to somebody else: it reads as zeros,
+ * like that of a file.
+ */
 static int coroutine_fn raw_co_preadv(BlockDriverState *bs, int64_t offset,
                                       int64_t bytes, IoVec *iov,
                                       size_t iov_offset,
@@ -148,6 +156,7 @@ static int coroutine_fn raw_co_preadv(BlockDriverState *bs, int64_t offset,
     return ret;
 }
 
+/* What pads the last block of a window is dropped: it was not the user's. */
 static int coroutine_fn raw_co_pwritev(BlockDriverState *bs, int64_t offset,
                                        int64_t bytes, IoVec *iov,
                                        size_t iov_offset,
@@ -196,6 +205,10 @@ static int coroutine_fn raw_co_block_status(BlockDriverState *bs,
     return 0;
 }
 
+/*
+ * -ENOTSUP: the option fixed the length, and what lies behind may be another
+ * partition. -EFBIG: the position in the file would not be representable.
+ */
 static int coroutine_fn raw_co_truncate(BlockDriverState *bs, int64_t length,
                                         bool exact, BdrvPreallocMode prealloc,
                                         BdrvRequestFlags flags, GError **error)
@@ -218,6 +231,10 @@ static int coroutine_fn raw_co_truncate(BlockDriverState *bs, int64_t length,
                             flags, error);
 }
 
+/*
+ * Asked of the file each time, since a device may change its length; one that
+ * shrank to before the window leaves an empty one.
+ */
 static int64_t coroutine_fn raw_co_getlength(BlockDriverState *bs)
 {
     RawState *s = bs->opaque;
@@ -230,6 +247,10 @@ static int64_t coroutine_fn raw_co_getlength(BlockDriverState *bs)
     return length < 0 ? length : MAX(length - s->offset, 0);
 }
 
+/*
+ * Copies go down to the files, where the kernel may share the blocks. The
+ * block layer has cut them to our length, so a window's end is not passed.
+ */
 static int coroutine_fn raw_co_copy_range_from(BlockDriverState *bs,
                                                BdrvChild *src,
                                                int64_t src_offset,
@@ -253,6 +274,7 @@ static int coroutine_fn raw_co_copy_range_to(BlockDriverState *bs,
                                  in_file(bs, dst_offset), bytes, flags);
 }
 
+/* Closed below: nobody knows, and "no" is the answer that costs only time. */
 static bool raw_has_zero_init(BlockDriverState *bs)
 {
     const BlockDriver *drv = bs->file->bs->drv;

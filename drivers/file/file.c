@@ -68,6 +68,7 @@ static const BlockOptionDesc file_options[] = {
 
 /* ---- descriptors ---- */
 
+/* Devices have st_size 0; lseek() would move an offset that threads share. */
 int64_t file_fd_length(int fd, bool is_device)
 {
     struct stat st;
@@ -79,6 +80,7 @@ int64_t file_fd_length(int fd, bool is_device)
     return fstat(fd, &st) < 0 ? -errno : st.st_size;
 }
 
+/* Signals are common here: fusermount's end, timers. */
 static int open_retrying(const char *filename, int flags)
 {
     int fd;
@@ -214,6 +216,7 @@ static FileAlignment try_alignment(int fd, int64_t at_least)
     return result;
 }
 
+/* The kernel's word, but it becomes a divisor and the size of buffers. */
 static bool is_sane_alignment(uint32_t value)
 {
     return value != 0 && value <= (1u << 20) && (value & (value - 1)) == 0;
@@ -262,6 +265,7 @@ static bool file_parse_filename(const char *filename, BlockOptions *options,
     return true;
 }
 
+/* Takes what is ours; the caller refuses what is left as unknown. */
 static bool take_options(FileState *s, BlockOptions *options,
                          FileLocking *ret_locking, GError **error)
 {
@@ -331,6 +335,10 @@ static bool open_data(const FileState *s, BdrvOpenFlags flags,
     return true;
 }
 
+/*
+ * lock_fd stays (F3): its locks would end with it, while those of an open file
+ * description outlast the closing of other descriptors of the file.
+ */
 static void close_data(const FileState *s, const AioFile *aio)
 {
     if (aio->fd >= 0 && aio->fd != s->lock_fd) {
@@ -338,6 +346,10 @@ static void close_data(const FileState *s, const AioFile *aio)
     }
 }
 
+/*
+ * Also undoes half an open: each member is either set or still as file_open()
+ * prepared it.
+ */
 static void file_close(BlockDriverState *bs)
 {
     FileState *s = bs->opaque;
@@ -385,6 +397,11 @@ static bool learn_file(BlockDriverState *bs, const struct stat *st,
     return true;
 }
 
+/*
+ * The lock descriptor first, always read-only: it is what permissions are
+ * checked on before anything opens for writing. With force-share nothing is
+ * locked, since the user says that others may have the file open.
+ */
 static bool open_all(BlockDriverState *bs, BlockOptions *options,
                      BdrvOpenFlags flags, GError **error)
 {
@@ -422,6 +439,7 @@ static bool file_open(BlockDriverState *bs, BlockOptions *options,
     return true;
 }
 
+/* A regular file would do, but who names the driver wants to be told. */
 static bool host_device_open(BlockDriverState *bs, BlockOptions *options,
                              BdrvOpenFlags flags, GError **error)
 {
@@ -439,6 +457,11 @@ static bool host_device_open(BlockDriverState *bs, BlockOptions *options,
     return true;
 }
 
+/*
+ * Without O_DIRECT both alignments are 1, and the block layer never pads.
+ * Zeroes and discards of a device go by its logical blocks all the same: the
+ * ioctls refuse anything else with -EINVAL.
+ */
 static void file_refresh_limits(BlockDriverState *bs)
 {
     FileState *s = bs->opaque;
@@ -472,6 +495,7 @@ static void file_refresh_filename(BlockDriverState *bs)
     }
 }
 
+/* A device keeps what its last user wrote. */
 static bool file_has_zero_init(BlockDriverState *bs)
 {
     FileState *s = bs->opaque;
@@ -481,6 +505,10 @@ static bool file_has_zero_init(BlockDriverState *bs)
 
 /* ---- permissions ---- */
 
+/*
+ * Check takes the locks that are new, set gives up those not needed any more,
+ * abort goes back: so there is no moment in which what we use is not locked.
+ */
 static bool file_check_perm(BlockDriverState *bs, uint32_t perm,
                             uint32_t shared, GError **error)
 {
@@ -516,6 +544,10 @@ typedef struct FileReopen {
     AioEngineKind engine;
 } FileReopen;
 
+/*
+ * Opens beside the descriptor in use, which serves until commit; nothing that
+ * could fail is left for then.
+ */
 static bool file_reopen_prepare(BlockReopenState *state, GError **error)
 {
     FileState *s = state->bs->opaque;
@@ -535,6 +567,10 @@ static bool file_reopen_prepare(BlockReopenState *state, GError **error)
     return true;
 }
 
+/*
+ * The node is drained: nobody is in the old descriptor. A new one begins
+ * without the failed flush of the old one, as F6 (file_io.c) promises.
+ */
 static void file_reopen_commit(BlockReopenState *state)
 {
     FileState *s = state->bs->opaque;

@@ -27,6 +27,7 @@
 #undef G_LOG_DOMAIN
 #define G_LOG_DOMAIN "imgfuse-file"
 
+/* A file in memory never waits for a medium: a worker would only cost. */
 int coroutine_fn file_run_blocking(FileState *s, int (*function)(void *opaque),
                                    void *opaque)
 {
@@ -48,6 +49,10 @@ static IoVec *slice_of(IoVec *iov, size_t iov_offset, int64_t bytes,
     return local;
 }
 
+/*
+ * -EIO where the file is shorter than the node believes: somebody has cut it
+ * behind our back, and zeros would be taken for the image's data.
+ */
 int coroutine_fn file_co_preadv(BlockDriverState *bs, int64_t offset,
                                 int64_t bytes, IoVec *iov, size_t iov_offset,
                                 BdrvRequestFlags flags)
@@ -75,6 +80,7 @@ int coroutine_fn file_co_preadv(BlockDriverState *bs, int64_t offset,
     return ret;
 }
 
+/* aio_file repeats short writes; one that stays short met a full device. */
 int coroutine_fn file_co_pwritev(BlockDriverState *bs, int64_t offset,
                                  int64_t bytes, IoVec *iov, size_t iov_offset,
                                  BdrvRequestFlags flags)
@@ -92,6 +98,10 @@ int coroutine_fn file_co_pwritev(BlockDriverState *bs, int64_t offset,
     return done == bytes ? 0 : -EIO;
 }
 
+/*
+ * Who flushes while the first failure is under way may still succeed or fail
+ * by what the kernel says; from the store on all get -EIO.
+ */
 int coroutine_fn file_co_flush_to_disk(BlockDriverState *bs)
 {
     FileState *s = bs->opaque;
@@ -143,6 +153,10 @@ static int find_extent(void *opaque)
     return 0;
 }
 
+/*
+ * Never fails: not knowing is "data". A file system without SEEK_DATA is asked
+ * once only. Without want_zero nobody needs to know about holes.
+ */
 int coroutine_fn file_co_block_status(BlockDriverState *bs, bool want_zero,
                                       int64_t offset, int64_t bytes,
                                       BlockStatus *ret_status)
@@ -207,6 +221,10 @@ typedef struct CopyTask {
     int64_t bytes;
 } CopyTask;
 
+/*
+ * In a worker. After an error the bytes before task->from_offset are copied
+ * already; the caller's second try, by reading and writing, does them again.
+ */
 static int copy_in_kernel(void *opaque)
 {
     CopyTask *task = opaque;
@@ -240,6 +258,7 @@ static bool copy_may_fall_back(int ret)
            ret == -ENOSYS || ret == -EBADF || ret == -EPERM;
 }
 
+/* The lowest source: from here the way is down the destination's side. */
 int coroutine_fn file_co_copy_range_from(BlockDriverState *bs, BdrvChild *src,
                                          int64_t src_offset, BdrvChild *dst,
                                          int64_t dst_offset, int64_t bytes,
@@ -249,6 +268,10 @@ int coroutine_fn file_co_copy_range_from(BlockDriverState *bs, BdrvChild *src,
                                  flags);
 }
 
+/*
+ * -ENOTSUP: read and write instead. Kept in mind only where it is the system's
+ * word on all copies, not that on these two files.
+ */
 int coroutine_fn file_co_copy_range_to(BlockDriverState *bs, BdrvChild *src,
                                        int64_t src_offset, BdrvChild *dst,
                                        int64_t dst_offset, int64_t bytes,

@@ -51,6 +51,7 @@ static const BlockOptionDesc log_writes_options[] = {
 
 /* ---- the log's header, and its end -------------------------------------- */
 
+/* nr_entries is what replaying believes: entries behind it do not exist. */
 static void fill_super(const LogWritesState *s, LogSuper *super)
 {
     le64_set(&super->magic, LOG_WRITES_MAGIC);
@@ -59,6 +60,7 @@ static void fill_super(const LogWritesState *s, LogSuper *super)
     le32_set(&super->sectorsize, s->sector_bytes);
 }
 
+/* Bounds also what an appended log may claim: it is a divisor below. */
 static bool is_sector_size(int64_t bytes)
 {
     return bytes >= LOG_SECTOR_MIN && bytes <= LOG_SECTOR_MAX &&
@@ -101,6 +103,10 @@ static bool find_end(LogWritesState *s, GError **error)
     return true;
 }
 
+/*
+ * Takes over the log's own sector size and count. Nothing in it is believed
+ * before it is checked: the log may be of another tool, or no log at all.
+ */
 static bool read_log(LogWritesState *s, GError **error)
 {
     LogSuper super;
@@ -125,6 +131,10 @@ static bool read_log(LogWritesState *s, GError **error)
     return find_end(s, error);
 }
 
+/*
+ * A new log begins with a whole sector, so that the header's padding is not
+ * what the medium had there before.
+ */
 static bool start_log(LogWritesState *s, bool append, GError **error)
 {
     LogSuper super;
@@ -192,6 +202,11 @@ static bool check_length(BlockDriverState *bs, GError **error)
     return true;
 }
 
+/*
+ * The log is begun here, not at the first write: what cannot be logged must
+ * not be opened for writing. FUA is passed on only where the child has it;
+ * else the block layer flushes, and that flush is an entry of its own.
+ */
 static bool log_writes_open(BlockDriverState *bs, BlockOptions *options,
                             BdrvOpenFlags flags, GError **error)
 {
@@ -234,6 +249,7 @@ static void log_writes_close(BlockDriverState *bs)
     co_mutex_destroy(&s->lock);
 }
 
+/* Entries count sectors; the block layer pads requests to whole ones. */
 static void log_writes_refresh_limits(BlockDriverState *bs)
 {
     const LogWritesState *s = bs->opaque;
@@ -256,6 +272,7 @@ static bool log_writes_reopen_prepare(BlockReopenState *state, GError **error)
 
 /* ---- writing entries ---------------------------------------------------- */
 
+/* Under s->lock. The count is noted only when it is on its way to the disk. */
 static int coroutine_fn write_super(LogWritesState *s)
 {
     LogSuper super;
@@ -335,11 +352,17 @@ static int coroutine_fn log_request(BlockDriverState *bs, int64_t offset,
     return ret;
 }
 
+/* Other flags say how, not what: a replay has no use for them. */
 static uint64_t log_flags_of(BdrvRequestFlags flags)
 {
     return flags & BDRV_REQ_FUA ? LOG_FUA : 0;
 }
 
+/*
+ * File first, log second: a write that failed is not in the log. One that
+ * worked but could not be logged fails, since the log would lie from then on;
+ * the caller may repeat it, which is harmless.
+ */
 static int coroutine_fn log_writes_co_pwritev(BlockDriverState *bs,
                                               int64_t offset, int64_t bytes,
                                               IoVec *iov, size_t iov_offset,
@@ -361,6 +384,7 @@ static int coroutine_fn log_writes_co_pwritev_compressed(
                                  BDRV_REQ_WRITE_COMPRESSED);
 }
 
+/* The log's format has no zeros: they stand in it as data, sparse if it can. */
 static int coroutine_fn log_writes_co_pwrite_zeroes(BlockDriverState *bs,
                                                     int64_t offset,
                                                     int64_t bytes,
@@ -373,6 +397,7 @@ static int coroutine_fn log_writes_co_pwrite_zeroes(BlockDriverState *bs,
                                        &data);
 }
 
+/* An entry without data; what is read there after a replay is undefined. */
 static int coroutine_fn log_writes_co_pdiscard(BlockDriverState *bs,
                                                int64_t offset, int64_t bytes)
 {
