@@ -17,7 +17,8 @@
  * requests of all kinds: `inject-at` fails the one with that index, so that a
  * test can walk through every single request that an operation makes.
  *
- * A drain resumes all that is suspended: it would wait for them for ever.
+ * A drain resumes all that is suspended, and until its end breakpoints hold
+ * nobody up: it would wait for them for ever.
  *
  * Locking: s->lock protects rules, state and sleepers; innermost. The limits
  * and inject_ members are constant after open, the counter is atomic.
@@ -45,6 +46,7 @@ typedef struct BlkdebugState {
     GPtrArray *rules; /* of BlkdebugRule * */
     uint64_t state;
     Sleeper *sleepers;
+    unsigned drains; /* > 0: nobody is to be suspended */
 
     uint64_t requests; /* so far; atomic */
     bool has_inject_at;
@@ -111,6 +113,10 @@ static bool take_limit(BlockOptions *options, const char *key, int64_t unit,
     return true;
 }
 
+/*
+ * Each limit has to fit the ones before it, or limits.c would refuse the node
+ * with an error that does not name our options.
+ */
 static bool take_limits(BlkdebugState *s, BlockOptions *options,
                         GError **error)
 {
@@ -142,6 +148,7 @@ static bool take_limits(BlkdebugState *s, BlockOptions *options,
                       &forced->max_pdiscard, error);
 }
 
+/* inject-at=0 is the first request, so "none" needs a flag of its own. */
 static bool take_counter(BlkdebugState *s, BlockOptions *options,
                          GError **error)
 {
@@ -163,6 +170,7 @@ static bool take_options(BlkdebugState *s, BlockOptions *options,
            take_counter(s, options, error) && take_limits(s, options, error);
 }
 
+/* Nobody is suspended: the node was drained before it is closed. */
 static void free_state(BlkdebugState *s)
 {
     g_assert(s->sleepers == NULL);
@@ -191,6 +199,11 @@ static void arm_rules(BlkdebugState *s, BlockDebugEvent event)
     }
 }
 
+/*
+ * Passing on is all that happens to data, so the child's flags are ours;
+ * WRITE_UNCHANGED needs no help from it. On an error nothing is left but the
+ * child, which the caller detaches.
+ */
 static bool blkdebug_open(BlockDriverState *bs, BlockOptions *options,
                           BdrvOpenFlags flags, GError **error)
 {
@@ -221,6 +234,7 @@ static void blkdebug_close(BlockDriverState *bs)
     free_state(bs->opaque);
 }
 
+/* Replaces rather than tightens: tests want limits that no child has. */
 static void force(int64_t *limit, int64_t forced)
 {
     *limit = forced != 0 ? forced : *limit;
@@ -259,6 +273,10 @@ static char *take_breakpoint(BlkdebugState *s, BlockDebugEvent event)
     return NULL;
 }
 
+/*
+ * All rules of the event see the state that it found, so that one event does
+ * not run through several states. Under s->lock.
+ */
 static void change_state(BlkdebugState *s, BlockDebugEvent event)
 {
     uint64_t old_state = s->state;
@@ -273,6 +291,11 @@ static void change_state(BlkdebugState *s, BlockDebugEvent event)
     }
 }
 
+/*
+ * Order: errors are armed before the coroutine sleeps, for a test that looks
+ * at another request meanwhile. The sleeper is in the list before the lock is
+ * let go, so no resume is lost: co_wake() before co_yield() is remembered.
+ */
 static void coroutine_fn blkdebug_co_debug_event(BlockDriverState *bs,
                                                  BlockDebugEvent event)
 {
@@ -281,7 +304,7 @@ static void coroutine_fn blkdebug_co_debug_event(BlockDriverState *bs,
 
     g_mutex_lock(&s->lock);
     arm_rules(s, event);
-    sleeper.tag = take_breakpoint(s, event);
+    sleeper.tag = s->drains > 0 ? NULL : take_breakpoint(s, event);
     if (sleeper.tag != NULL) {
         sleeper.next = s->sleepers;
         s->sleepers = &sleeper;
@@ -318,6 +341,7 @@ static bool wake_sleepers(BlkdebugState *s, const char *tag)
     return found;
 }
 
+/* add_rule leaves a half-filled rule behind when it fails: it is the last. */
 static bool blkdebug_set_breakpoint(BlockDriverState *bs, const char *event,
                                     const char *tag, GError **error)
 {
@@ -343,6 +367,10 @@ static bool no_such_tag(const char *tag, GError **error)
     return false;
 }
 
+/*
+ * Rules first, sleepers then: in between, somebody may go to sleep only by a
+ * rule that is gone already.
+ */
 static bool blkdebug_remove_breakpoint(BlockDriverState *bs, const char *tag,
                                        GError **error)
 {
@@ -384,7 +412,22 @@ static bool blkdebug_is_suspended(BlockDriverState *bs, const char *tag)
 
 static void blkdebug_drain_begin(BlockDriverState *bs)
 {
-    (void) wake_sleepers(bs->opaque, /* tag= */ NULL);
+    BlkdebugState *s = bs->opaque;
+
+    /* First: who is resumed must not meet the next breakpoint. */
+    g_mutex_lock(&s->lock);
+    s->drains++;
+    g_mutex_unlock(&s->lock);
+    (void) wake_sleepers(s, /* tag= */ NULL);
+}
+
+static void blkdebug_drain_end(BlockDriverState *bs)
+{
+    BlkdebugState *s = bs->opaque;
+
+    g_mutex_lock(&s->lock);
+    s->drains--;
+    g_mutex_unlock(&s->lock);
 }
 
 static const BlockDebugOps blkdebug_debug = {
@@ -407,6 +450,10 @@ static bool count_request(BlkdebugState *s)
             (s->is_inject_sticky && index > s->inject_at));
 }
 
+/*
+ * A sector names its first byte only; a request matches when it touches it.
+ * Flushes have no range, so a rule with a sector never hits one.
+ */
 static bool rule_matches(const BlkdebugRule *rule, BlkdebugIo type,
                          int64_t offset, int64_t bytes)
 {
@@ -455,6 +502,7 @@ static int coroutine_fn begin(BlockDriverState *bs, BlkdebugIo type,
     return ret;
 }
 
+/* A request that is to fail never reaches the child: nothing has changed. */
 static int coroutine_fn blkdebug_co_preadv(BlockDriverState *bs,
                                            int64_t offset, int64_t bytes,
                                            IoVec *iov, size_t iov_offset,
@@ -477,6 +525,7 @@ static int coroutine_fn blkdebug_co_pwritev(BlockDriverState *bs,
                                            iov_offset, flags);
 }
 
+/* One more write as far as rules go; the child learns that it is packed. */
 static int coroutine_fn blkdebug_co_pwritev_compressed(BlockDriverState *bs,
                                                        int64_t offset,
                                                        int64_t bytes,
@@ -523,6 +572,7 @@ static int coroutine_fn blkdebug_co_pdiscard(BlockDriverState *bs,
     return ret < 0 ? ret : bdrv_co_pdiscard(bs->file, offset, bytes);
 }
 
+/* Not counted by inject-at: how often it is asked depends on caches. */
 static int coroutine_fn blkdebug_co_block_status(BlockDriverState *bs,
                                                  bool want_zero,
                                                  int64_t offset,
@@ -546,6 +596,10 @@ static int coroutine_fn blkdebug_co_flush_to_os(BlockDriverState *bs)
     return begin(bs, BLKDEBUG_FLUSH, 0, 0);
 }
 
+/*
+ * For tests: "requests" tells how far an inject-at walk has to go, "state"
+ * which set-state rules have run.
+ */
 static JsonNode *blkdebug_get_specific_info(BlockDriverState *bs)
 {
     BlkdebugState *s = bs->opaque;
@@ -571,6 +625,7 @@ const BlockDriver bdrv_blkdebug = {
     .close = blkdebug_close,
     .refresh_limits = blkdebug_refresh_limits,
     .drain_begin = blkdebug_drain_begin,
+    .drain_end = blkdebug_drain_end,
     .debug = &blkdebug_debug,
     .co_preadv = blkdebug_co_preadv,
     .co_pwritev = blkdebug_co_pwritev,

@@ -4,6 +4,7 @@
  */
 #include "tests/unit/filter_test.h"
 
+#include "block/graph/drain.h"
 #include "block/io/debug_event.h"
 
 #define BLKDEBUG_JSON "{\"driver\":\"blkdebug\",\"file\":\"%s\"%s}"
@@ -233,6 +234,50 @@ static void test_a_removed_breakpoint_holds_nobody_up(void **state)
     memory_close(below);
 }
 
+typedef struct LoneWrite {
+    BdrvChild *child;
+    bool done;
+} LoneWrite;
+
+static void coroutine_fn lone_write_entry(void *opaque)
+{
+    LoneWrite *write = opaque;
+    uint8_t byte = 1;
+
+    assert_int_equal(bdrv_co_pwrite(write->child, 0, 1, &byte, 0), 0);
+    write->done = true;
+}
+
+/* Who was resumed by the drain met the next breakpoint, and both waited. */
+static void test_breakpoints_hold_nobody_up_in_a_drain(void **state)
+{
+    BdrvChild *below = below_open_length(MIB);
+    BdrvChild *node = node_open(
+        FILTER_FLAGS, BLKDEBUG_JSON, below_name(below),
+        ",\"suspend\":[{\"event\":\"pwritev\",\"tag\":\"A\"},"
+        "{\"event\":\"pwritev_done\",\"tag\":\"B\"}]");
+    LoneWrite first = { .child = node };
+    LoneWrite second = { .child = node };
+
+    memory_start(lone_write_entry, &first);
+    memory_settle();
+    assert_true(bdrv_debug_is_suspended(node->bs, "A"));
+    bdrv_drained_begin(node->bs);
+    memory_settle();
+    assert_false(bdrv_debug_is_suspended(node->bs, "B"));
+    memory_wait(&first.done);
+    bdrv_drained_end(node->bs);
+
+    memory_start(lone_write_entry, &second); /* B is there still */
+    memory_settle();
+    assert_true(bdrv_debug_is_suspended(node->bs, "B"));
+    assert_true(bdrv_debug_resume(node->bs, "B", NULL));
+    memory_wait(&second.done);
+
+    bdrv_detach_child(node);
+    memory_close(below);
+}
+
 static void test_writes_announce_padding_and_themselves(void **state)
 {
     BdrvChild *below = below_open_length(MIB);
@@ -427,6 +472,7 @@ int main(void)
         cmocka_unit_test(test_wrong_rules_are_refused),
         cmocka_unit_test(test_a_suspended_coroutine_waits_for_its_tag),
         cmocka_unit_test(test_a_removed_breakpoint_holds_nobody_up),
+        cmocka_unit_test(test_breakpoints_hold_nobody_up_in_a_drain),
         cmocka_unit_test(test_writes_announce_padding_and_themselves),
         cmocka_unit_test(test_limits_are_forced),
         cmocka_unit_test(test_inject_at_walks_through_all_requests),
