@@ -194,6 +194,8 @@ static void add_nodes(JsonBuilder *builder, BlockDriverState *bs,
         json_builder_add_string_value(builder, bs->drv->format_name);
         json_builder_set_member_name(builder, "filename");
         json_builder_add_string_value(builder, bdrv_name(bs));
+        add_number(builder, "highest-written",
+                   (guint64)accounting_highest_end(bs->accounting));
         add_types(builder, bs->accounting);
         json_builder_end_object(builder);
     }

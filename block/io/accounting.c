@@ -47,9 +47,11 @@ Accounting *bdrv_enable_accounting(BlockDriverState *bs)
     return bs->accounting;
 }
 
-/* The calling thread's counters for @type. */
-static AccountingTotals *own_totals(Accounting *accounting,
-                                    AccountingType type)
+/*
+ * The calling thread's counters. Made at the first use: most of the possible
+ * contexts never count for this node.
+ */
+static AccountingSlot *own_slot(Accounting *accounting)
 {
     AccountingSlot **slot =
         &accounting->slot[aio_context_index(aio_context_current())];
@@ -60,7 +62,13 @@ static AccountingTotals *own_totals(Accounting *accounting,
 
         __atomic_store_n(slot, made, __ATOMIC_RELEASE);
     }
-    return &(*slot)->totals[type];
+    return *slot;
+}
+
+static AccountingTotals *own_totals(Accounting *accounting,
+                                    AccountingType type)
+{
+    return &own_slot(accounting)->totals[type];
 }
 
 bool accounting_set_histogram(Accounting *accounting, AccountingType type,
@@ -142,6 +150,32 @@ void accounting_merged(Accounting *accounting, AccountingType type,
                        int requests)
 {
     accounting_add(&own_totals(accounting, type)->merged, requests);
+}
+
+void accounting_wrote(Accounting *accounting, int64_t end)
+{
+    AccountingSlot *slot = own_slot(accounting);
+
+    /* Nobody else writes the slot, so this needs no exchange. */
+    if ((uint64_t) end > slot->highest_end) {
+        __atomic_store_n(&slot->highest_end, end, __ATOMIC_RELAXED);
+    }
+}
+
+int64_t accounting_highest_end(Accounting *accounting)
+{
+    uint64_t highest = 0;
+
+    for (int i = 0; i < AIO_CONTEXTS_MAX; i++) {
+        AccountingSlot *slot =
+            __atomic_load_n(&accounting->slot[i], __ATOMIC_ACQUIRE);
+
+        if (slot != NULL) {
+            highest = MAX(highest, __atomic_load_n(&slot->highest_end,
+                                                   __ATOMIC_RELAXED));
+        }
+    }
+    return (int64_t) highest;
 }
 
 void accounting_totals(Accounting *accounting, AccountingType type,

@@ -37,6 +37,7 @@ typedef struct AccountingTotals {
 /* One context's counters. */
 typedef struct AccountingSlot {
     AccountingTotals totals[ACCOUNTING_TYPES];
+    uint64_t highest_end; /* of a node's writes */
 } __attribute__((aligned(64))) AccountingSlot;
 
 typedef struct AccountingHistogram {
@@ -116,6 +117,19 @@ static inline void accounting_end_at(Accounting *accounting,
 void accounting_invalid(Accounting *accounting, AccountingType type);
 void accounting_merged(Accounting *accounting, AccountingType type,
                        int requests);
+
+/*
+ * A write, zero-write or copy that ends at @end has been made, or has failed
+ * and may have got so far; discards take no space and do not count. Any
+ * thread that has a context.
+ */
+void accounting_wrote(Accounting *accounting, int64_t end);
+
+/*
+ * Behind the last byte that was ever written while it was counted, 0 when
+ * none was: how long the medium below must be at least. Any thread.
+ */
+int64_t accounting_highest_end(Accounting *accounting);
 
 /*
  * bdrv_enable_accounting:

@@ -31,9 +31,13 @@ int bdrv_check_write(const BdrvChild *child, int64_t offset, int64_t bytes,
                      BdrvRequestFlags flags);
 
 /*
- * The end of every writer: generation, dirty bitmaps and, when @ret is 0, a
- * longer node. Before bdrv_request_end().
+ * The end of whatever changes bytes: generation, dirty bitmaps and, when @ret
+ * is 0, a longer node. Before bdrv_request_end().
  */
+void bdrv_finish_change(BdrvChild *child, int64_t offset, int64_t bytes,
+                        int ret);
+
+/* The same for writers of any kind, which need space where they end. */
 void bdrv_finish_write(BdrvChild *child, int64_t offset, int64_t bytes,
                        int ret);
 

@@ -164,8 +164,8 @@ static void extend_length(BlockDriverState *bs, int64_t end)
     }
 }
 
-void bdrv_finish_write(BdrvChild *child, int64_t offset, int64_t bytes,
-                       int ret)
+void bdrv_finish_change(BdrvChild *child, int64_t offset, int64_t bytes,
+                        int ret)
 {
     BlockDriverState *bs = child->bs;
 
@@ -177,6 +177,15 @@ void bdrv_finish_write(BdrvChild *child, int64_t offset, int64_t bytes,
     bdrv_set_dirty(bs, offset, bytes);
     bdrv_write_threshold_check(bs, offset + bytes);
     bdrv_mark_written(bs); /* I3 */
+}
+
+void bdrv_finish_write(BdrvChild *child, int64_t offset, int64_t bytes,
+                       int ret)
+{
+    if (G_UNLIKELY(child->bs->accounting != NULL)) {
+        accounting_wrote(child->bs->accounting, offset + bytes);
+    }
+    bdrv_finish_change(child, offset, bytes, ret);
 }
 
 /* Zero detection, compression, or a plain write. */

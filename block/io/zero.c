@@ -245,7 +245,7 @@ static int coroutine_fn discard_request(BdrvChild *child, int64_t offset,
     bdrv_request_wait_serialising(&request);
     bdrv_status_cache_invalidate(bs, first, end - first);
     ret = discard_aligned(bs, first, end - first);
-    bdrv_finish_write(child, offset, bytes, ret);
+    bdrv_finish_change(child, offset, bytes, ret);
     bdrv_request_end(&request);
     return ret;
 }

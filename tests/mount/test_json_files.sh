@@ -94,6 +94,8 @@ cat "mnt/.imgfuse/$name/stats.json" > stats
     fail "nodes: $(value stats 'd["nodes"]')"
 [ "$(value stats 'd["nodes"][0]["read"]["bytes"] >= 4 * 65536')" = True ] ||
     fail "a node's reads"
+[ "$(value stats 'd["nodes"][0]["highest-written"]')" = 0 ] ||
+    fail "a read-only node was written"
 unmount mnt
 
 step "each image has its own"

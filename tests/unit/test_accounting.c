@@ -175,6 +175,31 @@ static void test_a_node_counts_from_when_it_is_told_to(void **state)
     memory_close(child);
 }
 
+static void test_a_node_knows_how_far_it_was_written(void **state)
+{
+    BdrvChild *child = memory_open(&(MemoryConfig) { .length = MIB });
+    Accounting *accounting = bdrv_enable_accounting(child->bs);
+    uint8_t byte = 1;
+
+    child->bs->open_flags |= BDRV_O_UNMAP;
+    assert_int_equal(accounting_highest_end(accounting), 0);
+    assert_int_equal(bdrv_pwrite(child, 70000, 1, &byte), 0);
+    assert_int_equal(bdrv_pwrite(child, 3, 1, &byte), 0);
+    assert_int_equal(accounting_highest_end(accounting), 70001);
+
+    assert_int_equal(bdrv_pwrite_zeroes(child, 65536, 65536, 0), 0);
+    assert_int_equal(accounting_highest_end(accounting), 131072);
+
+    assert_int_equal(bdrv_pread(child, MIB - 1, 1, &byte), 0);
+    assert_int_equal(memory_pdiscard(child, 524288, 65536), 0);
+    assert_int_equal(accounting_highest_end(accounting), 131072);
+
+    memory_fail_next(child, MEMORY_WRITE, -EIO); /* and got who knows where */
+    assert_int_equal(bdrv_pwrite(child, 262144, 1, &byte), -EIO);
+    assert_int_equal(accounting_highest_end(accounting), 262145);
+    memory_close(child);
+}
+
 static void test_a_nodes_latency_is_measured_by_histogram(void **state)
 {
     BdrvChild *child = memory_open(&(MemoryConfig) { .length = MIB });
@@ -245,6 +270,7 @@ int main(void)
         cmocka_unit_test(test_boundaries_that_do_not_rise_are_refused),
         cmocka_unit_test(test_threads_that_count_at_a_time_lose_nothing),
         cmocka_unit_test(test_a_node_counts_from_when_it_is_told_to),
+        cmocka_unit_test(test_a_node_knows_how_far_it_was_written),
         cmocka_unit_test(test_a_nodes_latency_is_measured_by_histogram),
         cmocka_unit_test(test_backends_always_count_their_own),
     };
