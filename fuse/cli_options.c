@@ -444,6 +444,12 @@ static bool apply_mount_option(Parser *parser, const char *text)
     if (!spec || spec->kind == KIND_MOUNT) {
         return unknown_option(parser, "-o ", text);
     }
+    if (spec->kind == KIND_SECRET && value && strstr(value, "data=")) {
+        g_set_error(parser->error, IMGFUSE_ERROR, IMGFUSE_ERROR_OPTION,
+                    "-o %s: lists of mount options are for everybody to see; "
+                    "give the secret by file=", spec->name);
+        return false;
+    }
     return apply(parser, spec, value);
 }
 

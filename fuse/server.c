@@ -659,8 +659,11 @@ static bool take_secrets(const CliOptions *options, GError **error)
     const CliImage *first = g_ptr_array_index(options->images, 0);
 
     for (guint i = 0; i < options->objects->len; i++) {
-        if (!secret_add_object(g_ptr_array_index(options->objects, i),
-                               error)) {
+        char *object = g_ptr_array_index(options->objects, i);
+        bool ok = secret_add_object(object, error);
+
+        secret_hide(object); /* the options stay as long as the mount */
+        if (!ok) {
             return false;
         }
     }

@@ -9,6 +9,8 @@
  */
 #include "block/crypto/algorithms.h"
 
+#include "block/crypto/secret_memory.h"
+
 #include <gcrypt.h>
 #include <string.h>
 
@@ -45,11 +47,11 @@ void crypto_init(void)
     if (gcry_control(GCRYCTL_INITIALIZATION_FINISHED_P)) {
         return;
     }
+    /* Its own locked pool is too small for the handles of many images. */
+    secret_memory_serve_gcrypt();
     if (!gcry_check_version(GCRYPT_LEAST_VERSION)) {
         g_error("libgcrypt is older than " GCRYPT_LEAST_VERSION);
     }
-    /* Its locked pool is too small for key material; we wipe ours. */
-    gcry_control(GCRYCTL_DISABLE_SECMEM, 0);
     gcry_control(GCRYCTL_INITIALIZATION_FINISHED, 0);
 }
 

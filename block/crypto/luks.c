@@ -327,21 +327,28 @@ static bool destroy_material(const LuksArea *area, const LuksHeader *header,
     return true;
 }
 
+/* Is @slot the only one in use? */
+static bool is_alone(const LuksHeader *header, int slot)
+{
+    for (int i = 0; i < LUKS_SLOTS; i++) {
+        if (i != slot && header->slots[i].is_active) {
+            return false;
+        }
+    }
+    return true;
+}
+
 bool luks_erase_key(const LuksArea *area, LuksHeader *header, int slot,
                     bool force, GError **error)
 {
     LuksHeader changed = *header;
-    int others = 0;
 
     if (slot < 0 || slot >= LUKS_SLOTS || !header->slots[slot].is_active) {
         g_set_error(error, IMGFUSE_ERROR, IMGFUSE_ERROR_OPTION,
                     "key slot %d is not in use", slot);
         return false;
     }
-    for (int i = 0; i < LUKS_SLOTS; i++) {
-        others += i != slot && header->slots[i].is_active;
-    }
-    if (others == 0 && !force) {
+    if (!force && is_alone(header, slot)) {
         g_set_error(error, IMGFUSE_ERROR, IMGFUSE_ERROR_OPTION,
                     "key slot %d is the last in use: without it nothing opens "
                     "the image any more", slot);
@@ -357,6 +364,21 @@ bool luks_erase_key(const LuksArea *area, LuksHeader *header, int slot,
     }
     *header = changed;
     return true;
+}
+
+bool luks_replace_key(const LuksArea *area, LuksHeader *header,
+                      const uint8_t *key, const Secret *secret, int slot,
+                      uint32_t iter_time_ms, GError **error)
+{
+    int meanwhile = is_alone(header, slot) ? free_slot(header) : -1;
+
+    return (meanwhile < 0 || luks_add_key(area, header, key, secret,
+                                          meanwhile, iter_time_ms, error)) &&
+           luks_erase_key(area, header, slot, /* force= */ false, error) &&
+           luks_add_key(area, header, key, secret, slot, iter_time_ms,
+                        error) &&
+           (meanwhile < 0 || luks_erase_key(area, header, meanwhile,
+                                            /* force= */ false, error));
 }
 
 /* -- new volumes --------------------------------------------------------- */

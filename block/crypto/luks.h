@@ -75,4 +75,14 @@ bool luks_add_key(const LuksArea *area, LuksHeader *header,
 bool luks_erase_key(const LuksArea *area, LuksHeader *header, int slot,
                     bool force, GError **error);
 
+/*
+ * luks_replace_key:
+ * Another passphrase for @key in @slot, which is in use. Where no other slot
+ * is, a free one has the new passphrase meanwhile: at every moment something
+ * opens the volume. OPTION: @slot is not in use. @header follows.
+ */
+bool luks_replace_key(const LuksArea *area, LuksHeader *header,
+                      const uint8_t *key, const Secret *secret, int slot,
+                      uint32_t iter_time_ms, GError **error);
+
 #endif

@@ -3,13 +3,14 @@
  * secrets, by name
  *
  * Always true: bytes of a secret are in the list's own buffers only, and those
- * are wiped before they are freed. What the command line had of them is
+ * are secret memory (secret_memory.h). What the command line had of them is
  * overwritten when it has been read.
  *
  * Locking: none; control plane.
  */
 #include "block/crypto/secret.h"
 
+#include "block/crypto/secret_memory.h"
 #include "block/crypto/secret_source.h"
 
 #include <string.h>
@@ -21,8 +22,7 @@ static GPtrArray *secrets; /* of Secret *; NULL: none yet */
 
 static void secret_free(Secret *secret)
 {
-    explicit_bzero(secret->data, SECRET_MAX_BYTES + 1);
-    g_free(secret->data);
+    secret_memory_put(secret->data);
     g_free(secret->id);
     g_free(secret);
 }
@@ -109,7 +109,7 @@ static bool take_data(ObjectText *object, const char *value,
         return object_error(error, object->has_data ? "data is there twice"
                                                     : "data is too long");
     }
-    object->data.data = g_malloc0(SECRET_MAX_BYTES + 1);
+    object->data.data = secret_memory_get(SECRET_MAX_BYTES + 1);
     object->data.bytes = copy_value(value, end, (char *)object->data.data);
     object->has_data = true;
     return true;
@@ -270,7 +270,7 @@ static bool copy_secret(const char *id, SecretBytes *ret_bytes,
     if (!secret) {
         return false;
     }
-    ret_bytes->data = g_malloc(SECRET_MAX_BYTES + 1);
+    ret_bytes->data = secret_memory_get(SECRET_MAX_BYTES + 1);
     memcpy(ret_bytes->data, secret->data, SECRET_MAX_BYTES + 1);
     ret_bytes->bytes = secret->bytes;
     return true;

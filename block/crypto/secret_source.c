@@ -10,6 +10,8 @@
  */
 #include "block/crypto/secret_source.h"
 
+#include "block/crypto/secret_memory.h"
+
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
@@ -30,15 +32,14 @@
 void secret_bytes_free(SecretBytes *bytes)
 {
     if (bytes->data) {
-        explicit_bzero(bytes->data, SECRET_MAX_BYTES + 1);
-        g_free(bytes->data);
+        secret_memory_put(bytes->data);
     }
     *bytes = (SecretBytes) { 0 };
 }
 
 static void bytes_alloc(SecretBytes *bytes)
 {
-    *bytes = (SecretBytes) { .data = g_malloc0(SECRET_MAX_BYTES + 1) };
+    *bytes = (SecretBytes) { .data = secret_memory_get(SECRET_MAX_BYTES + 1) };
 }
 
 static bool wait_readable(int fd, int wait_ms)

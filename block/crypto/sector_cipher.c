@@ -12,6 +12,8 @@
  */
 #include "block/crypto/sector_cipher.h"
 
+#include "block/crypto/secret_memory.h"
+
 #include <endian.h>
 #include <errno.h>
 #include <gcrypt.h>
@@ -47,7 +49,8 @@ static const int library_modes[] = {
 static gcry_error_t open_handle(gcry_cipher_hd_t *handle, int id, int mode,
                                 const uint8_t *key, size_t key_bytes)
 {
-    gcry_error_t failure = gcry_cipher_open(handle, id, mode, /* flags= */ 0);
+    gcry_error_t failure = gcry_cipher_open(handle, id, mode,
+                                            GCRY_CIPHER_SECURE);
 
     if (!failure) {
         failure = gcry_cipher_setkey(*handle, key, key_bytes);
@@ -114,14 +117,10 @@ SectorCipher *sector_cipher_new(const CipherSpec *spec, const uint8_t *key,
                                 GError **error)
 {
     g_autoptr(SectorCipher) cipher = NULL;
-    void *memory = NULL;
     gcry_error_t failure;
 
     crypto_init();
-    if (posix_memalign(&memory, 64, sizeof(SectorCipher)) != 0) {
-        g_error("no memory for a cipher");
-    }
-    cipher = memset(memory, 0, sizeof(SectorCipher));
+    cipher = secret_memory_get(sizeof(SectorCipher));
     cipher->spec = *spec;
     memcpy(cipher->key, key, cipher_spec_key_bytes(spec));
     if (spec->ivgen == CRYPTO_IVGEN_ESSIV && spec->mode != CRYPTO_MODE_ECB) {
@@ -151,8 +150,7 @@ void sector_cipher_free(SectorCipher *cipher)
         gcry_cipher_close(cipher->places[i].data); /* they wipe themselves */
         gcry_cipher_close(cipher->places[i].essiv);
     }
-    explicit_bzero(cipher, sizeof(*cipher));
-    free(cipher);
+    secret_memory_put(cipher);
 }
 
 /* -- sectors ------------------------------------------------------------- */

@@ -135,10 +135,11 @@ static bool fill(ImageEncryption *encryption, const LuksArea *area,
         ok = false;
     }
     ok = ok && find_key(encryption, area, key, error) &&
-         (!is_in_use || luks_erase_key(area, &encryption->luks, slots->slot,
-                                       force, error)) &&
-         luks_add_key(area, &encryption->luks, key, secret, slots->slot,
-                      slots->iter_time_ms, error);
+         (is_in_use
+              ? luks_replace_key(area, &encryption->luks, key, secret,
+                                 slots->slot, slots->iter_time_ms, error)
+              : luks_add_key(area, &encryption->luks, key, secret,
+                             slots->slot, slots->iter_time_ms, error));
     explicit_bzero(key, sizeof(key));
     return ok;
 }

@@ -25,10 +25,26 @@ static bool memory_read(void *opaque, int64_t offset, int64_t bytes,
     return true;
 }
 
+/* What a power cut would have left, one state for each sector of a header. */
+static GPtrArray *states; /* NULL: not kept */
+
+static void keep_state(void)
+{
+    if (states) {
+        g_ptr_array_add(states, g_memdup2(memory, AREA_BYTES));
+    }
+}
+
 static bool memory_write(void *opaque, int64_t offset, int64_t bytes,
                          const void *buffer, GError **error)
 {
-    memcpy(memory + offset, buffer, bytes);
+    int64_t part = MIN(bytes, CRYPTO_SECTOR_BYTES);
+
+    memcpy(memory + offset, buffer, part);
+    keep_state();
+    memcpy(memory + offset + part, (const uint8_t *)buffer + part,
+           bytes - part);
+    keep_state();
     return true;
 }
 
@@ -142,6 +158,68 @@ static void test_slots_come_and_go(void **state)
     assert_false(luks_erase_key(&area, &header, 1, /* force= */ false, NULL));
 }
 
+/* In each state that the writes go through, one of the two opens it. */
+static void assert_always_opens(const char *one, const char *other)
+{
+    g_autofree uint8_t *last = g_memdup2(memory, AREA_BYTES);
+    uint8_t key[CRYPTO_KEY_MAX];
+    int slot;
+
+    assert_true(states->len > 0);
+    for (guint i = 0; i < states->len; i++) {
+        memcpy(memory, g_ptr_array_index(states, i), AREA_BYTES);
+        assert_true(opens(one, key, &slot) || opens(other, key, &slot));
+    }
+    memcpy(memory, last, AREA_BYTES);
+    g_clear_pointer(&states, g_ptr_array_unref);
+}
+
+/* Slot 6's entry lies across two sectors of the header. */
+static void test_a_power_cut_locks_nobody_out(void **state)
+{
+    Secret second = secret_of("second");
+    uint8_t key[CRYPTO_KEY_MAX];
+    LuksHeader header;
+    int slot;
+
+    make_volume();
+    assert_true(opens("first", key, &slot));
+    assert_true(luks_load(&area, &header, NULL));
+
+    states = g_ptr_array_new_with_free_func(g_free);
+    assert_true(luks_add_key(&area, &header, key, &second, 6, 1, NULL));
+    assert_always_opens("first", "first");
+
+    states = g_ptr_array_new_with_free_func(g_free);
+    assert_true(luks_erase_key(&area, &header, 0, /* force= */ false, NULL));
+    assert_always_opens("second", "second");
+}
+
+static void test_the_only_passphrase_is_replaced_safely(void **state)
+{
+    Secret second = secret_of("second");
+    uint8_t key[CRYPTO_KEY_MAX];
+    LuksHeader header;
+    int slot;
+
+    make_volume();
+    assert_true(opens("first", key, &slot));
+    assert_true(luks_load(&area, &header, NULL));
+    assert_false(luks_replace_key(&area, &header, key, &second, 3, 1, NULL));
+    assert_true(opens("first", key, &slot));
+
+    states = g_ptr_array_new_with_free_func(g_free);
+    assert_true(luks_replace_key(&area, &header, key, &second, 0, 1, NULL));
+
+    assert_always_opens("first", "second");
+    assert_false(opens("first", key, &slot));
+    assert_true(opens("second", key, &slot));
+    assert_int_equal(slot, 0);
+    for (int i = 1; i < LUKS_SLOTS; i++) {
+        assert_false(header.slots[i].is_active);
+    }
+}
+
 typedef struct Hostile {
     const char *name;
     unsigned offset;
@@ -192,6 +270,8 @@ int main(void)
         cmocka_unit_test(test_pbkdf2_is_that_of_the_standard),
         cmocka_unit_test(test_a_wrong_passphrase_opens_nothing),
         cmocka_unit_test(test_slots_come_and_go),
+        cmocka_unit_test(test_a_power_cut_locks_nobody_out),
+        cmocka_unit_test(test_the_only_passphrase_is_replaced_safely),
         cmocka_unit_test(test_hostile_headers_are_refused),
     };
 
