@@ -73,8 +73,11 @@ static int amend_body(void *opaque, GError **error)
     return CMD_EXIT_OK;
 }
 
-static bool parse_letter(AmendArgs *args, int option)
+/* --force has no letter, so that nobody types it by accident. */
+static bool parse_letter(void *opaque, int option)
 {
+    AmendArgs *args = opaque;
+
     switch (option) {
     case 'o':
         args->list_options |= common_wants_list(optarg);
@@ -98,14 +101,10 @@ static bool parse_args(int argc, char **argv, AmendArgs *args)
         { "force", no_argument, NULL, OPTION_FORCE },
         { NULL, 0, NULL, 0 },
     };
-    int option;
 
-    optind = 1;
-    while ((option = getopt_long(argc, argv, COMMON_LETTERS "o:t:",
-                                 long_options, NULL)) >= 0) {
-        if (!parse_letter(args, option)) {
-            return false;
-        }
+    if (!common_parse(argc, argv, COMMON_LETTERS "o:t:", long_options,
+                      parse_letter, args)) {
+        return false;
     }
     args->filename = argv[optind];
     return args->list_options ||
