@@ -567,12 +567,18 @@ static void coroutine_fn release_ripe(BlockDriverState *bs)
     }
 }
 
+/* Nothing can be dirty in an image that could not be read. */
+static bool has_nothing(BlockDriverState *bs)
+{
+    return bs->read_only || !qcow2_state(bs)->l2.slices;
+}
+
 int coroutine_fn qcow2_co_commit(BlockDriverState *bs)
 {
     Qcow2State *q = qcow2_state(bs);
     int ret;
 
-    if (bs->read_only) {
+    if (has_nothing(bs)) {
         return 0;
     }
     co_mutex_lock(&q->commit_lock);
@@ -635,7 +641,7 @@ int qcow2_commit_all(BlockDriverState *bs)
 {
     CommitAll all = { bs, 0 };
 
-    if (bs->read_only) {
+    if (has_nothing(bs)) {
         return 0;
     }
     aio_run_sync(commit_all_entry, &all);

@@ -125,7 +125,9 @@ static void coroutine_fn count_slices(void *opaque)
     SliceCount *count = opaque;
 
     co_mutex_lock(&count->q->lock);
-    count->slices = count->q->l2.slices->len;
+    if (count->q->l2.slices) { /* the image could be read */
+        count->slices = count->q->l2.slices->len;
+    }
     co_mutex_unlock(&count->q->lock);
 }
 

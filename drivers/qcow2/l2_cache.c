@@ -115,6 +115,7 @@ void qcow2_l2_destroy(BlockDriverState *bs)
     g_clear_pointer(&cache->table, g_free);
     g_clear_pointer(&cache->l1, g_free);
     co_queue_destroy(&cache->loaded);
+    *cache = (Qcow2L2Cache) { .l1_entries = 0 };
 }
 
 uint64_t *qcow2_l1_read(BlockDriverState *bs, int64_t host_offset,

@@ -102,7 +102,7 @@ int coroutine_fn qcow2_prepare_write(BlockDriverState *bs)
     uint64_t autoclear;
     int ret = 0;
 
-    if (__atomic_load_n(&q->is_corrupt, __ATOMIC_RELAXED) || q->for_check ||
+    if (__atomic_load_n(&q->is_corrupt, __ATOMIC_RELAXED) || !q->is_loaded ||
         !q->data) {
         return -EIO;
     }
@@ -139,7 +139,7 @@ static int coroutine_fn qcow2_co_preadv(BlockDriverState *bs, int64_t offset,
 {
     const Qcow2State *q = qcow2_state(bs);
 
-    return q->for_check || !q->data
+    return !q->is_loaded || !q->data
                ? -EIO
                : qcow2_read(bs, offset, bytes, iov, iov_offset);
 }
@@ -387,6 +387,8 @@ static void unload(BlockDriverState *bs)
 {
     Qcow2State *q = qcow2_state(bs);
 
+    q->is_loaded = false;
+    q->write_state = 0;
     qcow2_overlap_forget(bs);
     qcow2_snapshots_clear(bs);
     qcow2_bitmaps_unload(bs);
@@ -431,6 +433,7 @@ static bool load(BlockDriverState *bs, GError **error)
 
     if (load_tables(bs, q->for_check ? &local : error)) {
         q->for_check = false;
+        q->is_loaded = true;
         return true;
     }
     /* Damaged beyond use, but a check may look at it. */
@@ -526,7 +529,7 @@ static void cut_file(BlockDriverState *bs)
 
 int qcow2_settle(BlockDriverState *bs)
 {
-    int ret = qcow2_state(bs)->l2.slices ? qcow2_commit_all(bs) : 0;
+    int ret = qcow2_commit_all(bs);
 
     if (ret >= 0 && !bs->read_only && !bs->inactive) {
         ret = qcow2_bitmaps_store(bs);

@@ -106,7 +106,8 @@ typedef struct Qcow2State {
     AioTimer clean_timer;    /* cache_clean.c's */
     unsigned guarded_ranges; /* of main_metadata: options.overlap_classes */
     BdrvChild *data;      /* where guest clusters are: see data_file.h */
-    bool for_check;       /* opened though damaged: no I/O but checking */
+    bool for_check;       /* opened though damaged, to be checked */
+    bool is_loaded;       /* all tables are in memory; else no guest I/O */
     bool guards; /* loaded entries are checked: there may be writes */
     struct ImageEncryption *encryption; /* NULL: not encrypted */
     struct Qcow2Inflater *inflater;
@@ -216,7 +217,8 @@ int coroutine_fn qcow2_prepare_write(BlockDriverState *bs);
  * qcow2_reload:
  * Forgets everything in memory and reads header and tables anew, as after
  * check.c has changed them in the file. Nothing may be dirty or lost: see
- * qcow2_commit_all. Control plane, node drained.
+ * qcow2_commit_all. After a failure there is no guest I/O until a later call
+ * succeeds. Control plane, node drained.
  */
 bool qcow2_reload(BlockDriverState *bs, GError **error);
 

@@ -102,17 +102,14 @@ static bool prepare_for_writes(BlockReopenState *state, GError **error)
 static bool qcow2_reopen_prepare(BlockReopenState *state, GError **error)
 {
     g_autofree Qcow2Options *opts = g_new0(Qcow2Options, 1);
-    int ret = 0;
+    int ret;
 
     if (!take_options(state, opts, error)) {
         return false;
     }
     /* Caches that begin anew hold nothing that the file lacks. */
-    if (!(state->flags & BDRV_O_RDWR)) {
-        ret = qcow2_settle(state->bs);
-    } else if (qcow2_state(state->bs)->l2.slices) {
-        ret = qcow2_commit_all(state->bs);
-    }
+    ret = state->flags & BDRV_O_RDWR ? qcow2_commit_all(state->bs)
+                                     : qcow2_settle(state->bs);
     if (ret < 0) {
         error_set_errno(error, -ret, "writing back metadata");
         return false;

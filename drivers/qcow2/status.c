@@ -85,7 +85,8 @@ int coroutine_fn qcow2_co_block_status(BlockDriverState *bs, bool want_zero,
     BlockStatus status = { 0 };
     Qcow2State *q = qcow2_state(bs);
     Qcow2Run run;
-    int ret = q->data ? map_once(bs, offset, bytes, &run) : -EIO;
+    int ret = q->is_loaded && q->data ? map_once(bs, offset, bytes, &run)
+                                      : -EIO;
 
     if (ret < 0) {
         return ret;

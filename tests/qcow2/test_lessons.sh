@@ -7,7 +7,8 @@
 #   two direct writes in flight corrupt   tests/mount/test_fio_verify.sh
 #   the first 64 KiB are overwritten; the allocator hands out live L2 tables
 #                                         unit/test_qcow2_refcount: uncounted
-#                                         structures stop allocation (and here)
+#                                         structures, and a guest's free
+#                                         cluster, stop allocation (and here)
 #   a late punch-hole hits a cluster in new use
 #                                         unit/test_qcow2_commit: a freed
 #                                         cluster is not reused before a flush,
@@ -49,13 +50,16 @@ operate() {
         { cat ops.log >&2; fail "qcow2_ops $*"; }
 }
 
-# Few clusters, given up and taken again all the time.
+# Few clusters, given up and taken again all the time; each that is free is
+# punched out of the file, whatever freed it.
 step "discard, flush and reallocation race"
+punching='json:{"driver":"qcow2","pass-discard-other":true,
+    "file":{"driver":"file","filename":"t.qcow2"}}'
 seconds=${IMGFUSE_FULL:+20}
 for options in cluster_size=4k cluster_size=64k \
     cluster_size=512,refcount_bits=64; do
     fresh 2M "$options"
-    operate --threads 4 --jobs 8 --seconds "${seconds:-5}" --ops 100000000 \
+    operate --image "$punching" --threads 4 --jobs 8 --seconds "${seconds:-5}" --ops 100000000 \
         --max-kib 64 --kinds rwwwdddzuff --seed "$(date +%s)"
     judge
 done
