@@ -2,8 +2,8 @@
 /*
  * memory for keys and passphrases
  *
- *   arena:  [piece, 3 pages][free][piece, 1 page][free ............]
- *   runs:    3  .  .         0     1              0
+ *   arena:    [piece, 3 pages][free][piece, 1 page][free ............]
+ *   lengths:   9000  .   .     0     32             0
  *
  * One range of addresses is reserved for all pieces, so that an address alone
  * tells whose it is: libgcrypt asks that without a length. Nothing in it is
@@ -11,8 +11,11 @@
  * locked: locks end at a fork, and few may be locked by everybody.
  *
  * Always true:
- *  M1  a page of no piece is all zeros, and costs nothing;
- *  M2  runs[i] is not 0 exactly where a piece begins.
+ *  M1  what is in no piece is all zeros;
+ *  M2  lengths[i] is not 0 exactly where a piece begins.
+ *
+ * Key derivation takes and gives back a few bytes in each of its iterations, so
+ * that is a table entry and no system call: pages once used stay accessible.
  *
  * Locking: `lock` protects the table; nobody sleeps while holding it.
  */
@@ -32,7 +35,8 @@
 static GMutex lock;
 static uint8_t *arena; /* NULL: not yet reserved, or that failed */
 static size_t page_bytes;
-static uint32_t runs[ARENA_PAGES]; /* pages of the piece that begins there */
+static size_t open_pages; /* at the arena's start: those can be accessed */
+static uint32_t lengths[ARENA_PAGES]; /* bytes of the piece beginning there */
 
 static gpointer reserve(gpointer unused)
 {
@@ -51,20 +55,39 @@ static gpointer reserve(gpointer unused)
     return NULL;
 }
 
+static size_t pages_of(size_t bytes)
+{
+    return (bytes + page_bytes - 1) / page_bytes;
+}
+
 /* Where @pages in a row are free; ARENA_PAGES: nowhere. First fit. */
 static size_t find_room(size_t pages)
 {
     size_t free_from = 0;
 
     for (size_t i = 0; i < ARENA_PAGES;) {
-        if (runs[i]) {
-            i += runs[i];
+        if (lengths[i]) {
+            i += pages_of(lengths[i]);
             free_from = i;
         } else if (++i - free_from == pages) {
             return free_from;
         }
     }
     return ARENA_PAGES;
+}
+
+/* Makes the arena accessible up to page @end. */
+static bool open_up_to(size_t end)
+{
+    if (end > open_pages) {
+        if (mprotect(arena + open_pages * page_bytes,
+                     (end - open_pages) * page_bytes,
+                     PROT_READ | PROT_WRITE) < 0) {
+            return false;
+        }
+        open_pages = end;
+    }
+    return true;
 }
 
 void *secret_memory_try_get(size_t bytes)
@@ -78,13 +101,12 @@ void *secret_memory_try_get(size_t bytes)
     if (!arena || bytes > ARENA_PAGES * page_bytes) {
         return NULL;
     }
-    pages = (bytes + page_bytes - 1) / page_bytes;
+    bytes = MAX(bytes, 1);
+    pages = pages_of(bytes);
     g_mutex_lock(&lock);
     first = find_room(pages);
-    if (first < ARENA_PAGES &&
-        mprotect(arena + first * page_bytes, pages * page_bytes,
-                 PROT_READ | PROT_WRITE) == 0) {
-        runs[first] = (uint32_t)pages;
+    if (first < ARENA_PAGES && open_up_to(first + pages)) {
+        lengths[first] = (uint32_t)bytes;
         memory = arena + first * page_bytes;
     }
     g_mutex_unlock(&lock);
@@ -104,19 +126,15 @@ void *secret_memory_get(size_t bytes)
 void secret_memory_put(void *memory)
 {
     size_t first;
-    size_t bytes;
 
     if (!memory) {
         return;
     }
     first = ((uint8_t *)memory - arena) / page_bytes;
     g_mutex_lock(&lock);
-    bytes = runs[first] * page_bytes;
-    g_assert(bytes); /* M2: a piece, and from its start */
-    explicit_bzero(memory, bytes);
-    (void) madvise(memory, bytes, MADV_DONTNEED); /* M1 holds anyway */
-    (void) mprotect(memory, bytes, PROT_NONE);
-    runs[first] = 0;
+    g_assert(lengths[first]); /* M2: a piece, and from its start */
+    explicit_bzero(memory, lengths[first]); /* M1 */
+    lengths[first] = 0;
     g_mutex_unlock(&lock);
 }
 
@@ -143,7 +161,7 @@ static void gcrypt_free(void *memory)
     }
 }
 
-/* What is secret stays so; the old piece's length is in whole pages. */
+/* What is secret stays so. */
 static void *gcrypt_realloc(void *memory, size_t bytes)
 {
     void *moved;
@@ -152,7 +170,7 @@ static void *gcrypt_realloc(void *memory, size_t bytes)
     if (!secret_memory_has(memory)) {
         return realloc(memory, bytes);
     }
-    old = runs[((uint8_t *)memory - arena) / page_bytes] * page_bytes;
+    old = lengths[((uint8_t *)memory - arena) / page_bytes];
     moved = secret_memory_try_get(bytes);
     if (moved) {
         memcpy(moved, memory, MIN(old, bytes));
