@@ -280,7 +280,11 @@ static void check_data_entry(Qcow2Walk *walk, uint64_t entry, uint64_t bitmap,
                            "mean nothing", entry);
     } else if (host_offset != 0 || (entry & QCOW2_ENTRY_COPIED)) {
         walk_bitmap(walk, QCOW2_CLUSTER_NORMAL, entry, bitmap);
-        count_allocated(walk, offset, /* clusters= */ 1);
+        /* Zeros of the first cluster: QEMU takes offset 0 for none. */
+        if (host_offset != 0 || qcow2_header_l2_words(walk->header) > 1 ||
+            !(entry & QCOW2_L2_ZERO)) {
+            count_allocated(walk, offset, /* clusters= */ 1);
+        }
     } else {
         walk_bitmap(walk, QCOW2_CLUSTER_UNALLOCATED, entry, bitmap);
     }

@@ -77,6 +77,16 @@ truncate -s 16M model.raw
 work 5 'json:{"driver":"qcow2","discard-no-unref":true,"file.filename":"t.qcow2"}'
 judge
 
+step "check counts zeros of the first cluster as qemu-img does"
+for extended in off on; do
+    rm -f z.qcow2 z.data
+    qemu-img create -q -f qcow2 \
+        -o "data_file=z.data,extended_l2=$extended" z.qcow2 4M
+    qemu-io -c "write -q -P 1 0 256k" -c "write -q -z 0 64k" \
+        -c "write -q -z 128k 64k" z.qcow2
+    same_members check --output=json z.qcow2
+done
+
 step "an entry for another place is damage, for both"
 rm -f t.qcow2 data.raw
 qemu-img create -q -f qcow2 -o data_file=data.raw t.qcow2 16M
