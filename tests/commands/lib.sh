@@ -176,3 +176,24 @@ make_small_disk() {
         skip "no tmpfs can be mounted here"
     small_disk=$work/full
 }
+
+# use_image IMAGE: from here to leave_image another program writes to it. It
+# answers a command only when the image is open: then this returns.
+use_image() {
+    rm -f commands
+    mkfifo commands
+    timeout 300 qemu-io "$1" < commands > user.log 2>&1 &
+    user=$!
+    exec 9> commands
+    echo length >&9
+    for _ in $(seq 300); do
+        ! grep -q MiB user.log || return 0
+        sleep 0.1
+    done
+    fail "$1 is not in use: $(cat user.log)"
+}
+
+leave_image() {
+    exec 9>&-
+    wait $user
+}

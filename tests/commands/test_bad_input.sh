@@ -109,12 +109,7 @@ works create -q -u -f qcow2 -b gone.qcow2 -F qcow2 new 1M
 rm new
 
 step "an image that somebody else writes"
-qemu-io -c "sleep 20000" top.qcow2 > /dev/null 2>&1 &
-user=$!
-for i in 1 2 3 4 5 6 7 8 9 10; do
-    "$IMGFUSE" check top.qcow2 > /dev/null 2>&1 || break
-    sleep 0.2
-done
+use_image top.qcow2
 refused 1 'in use\|use\|lock' check -r all top.qcow2
 refused 1 'use\|lock' snapshot -c s top.qcow2
 refused 1 'use\|lock' resize top.qcow2 +1M
@@ -125,8 +120,7 @@ refused 1 'use\|lock' convert -n -O qcow2 base.qcow2 top.qcow2
 works info -U top.qcow2
 refused 1 'only read' snapshot -U -c s top.qcow2
 refused 1 'only read' resize -U top.qcow2 +1M
-kill $user
-wait $user 2> /dev/null
+leave_image
 check_image top.qcow2
 
 step "not enough rights"

@@ -4,6 +4,15 @@
 
 . "$(dirname "$0")/lib.sh"
 
+# under_way TARGET: waits until convert, which runs as a job, has written to it
+under_way() {
+    for _ in $(seq 300); do
+        [ "$(stat -c %b "$1")" != 0 ] && return
+        sleep 0.1
+    done
+    fail "nothing is written to $1"
+}
+
 make_chain
 make_raw a.raw
 qemu-img convert -O raw top.qcow2 top.raw
@@ -92,16 +101,21 @@ same_content top.qcow2 old.qcow2
 
 step "a target that exists and could not be filled is told to be incomplete"
 truncate -s 70M old.raw
-timeout -s INT 0.4 "$IMGFUSE" convert -n -r 1M -S 0 -O raw top.qcow2 old.raw \
-    > out.log 2> err.log
-[ $? = 124 ] || fail "was not interrupted"
+timeout 60 "$IMGFUSE" convert -n -r 1M -S 0 -O raw top.qcow2 old.raw \
+    > out.log 2> err.log &
+pid=$!
+under_way old.raw
+kill -INT $pid
+wait $pid && fail "was not interrupted"
 grep -q 'old.raw: is incomplete' err.log || fail "$(cat err.log)"
 
 step "SIGUSR1 shows the progress"
-"$IMGFUSE" convert -r 8M -O raw -S 0 -f raw a.raw slow.raw 2> err.log &
+truncate -s "$(stat -c %s a.raw)" slow.raw
+timeout --foreground 60 "$IMGFUSE" convert -n -r 8M -O raw -S 0 -f raw a.raw \
+    slow.raw 2> err.log &
 pid=$!
-sleep 0.5
-kill -USR1 $pid
+under_way slow.raw
+kill -USR1 "$(pgrep -P $pid)"
 wait $pid || fail "SIGUSR1 ends it"
 grep -q '/100%)' err.log || fail "no progress: $(cat err.log)"
 same slow.raw a.raw

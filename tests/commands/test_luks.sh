@@ -114,13 +114,24 @@ refused 2 'object' convert -O raw --object secret,id=a,date=hunter2 c.luks x
 ! grep -q hunter2 err.log || fail "the key is in the message"
 refused 1 'needs a key' create -f luks y.luks 1M
 [ ! -e y.luks ] || fail "an image without a key was left behind"
-setsid -w timeout 10 "$IMGFUSE" convert -O raw --key ask c.luks x.raw \
+setsid -w timeout 60 "$IMGFUSE" convert -O raw --key ask c.luks x.raw \
     2> err.log < /dev/null && fail "asked nobody"
 grep -q terminal err.log || fail "no word of the terminal"
 
+# shown WORDS: waits until the terminal shows them
+shown() {
+    for _ in $(seq 300); do
+        grep -qs "$1" typescript && return
+        sleep 0.1
+    done
+    return 1
+}
+
 step "a key typed on a terminal"
 if command -v script > /dev/null; then
-    (sleep 1; echo correct; sleep 2) | timeout 20 script -qec \
+    rm -f typescript
+    (shown 'Key for ' && echo correct; shown 'code [0-9]') |
+        timeout 90 script -qfec \
         "$IMGFUSE compare -q --key ask -F raw c.luks disk.raw; echo code \$?" \
         typescript > /dev/null
     grep -q 'code 0' typescript || fail "the typed key was not taken"

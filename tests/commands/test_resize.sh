@@ -76,18 +76,9 @@ wrong_usage resize a.qcow2
 wrong_usage resize a.qcow2 big
 
 step "an image that is in use"
-# it answers a command only when the image is open
-mkfifo commands
-qemu-io a.qcow2 < commands > user.log 2>&1 &
-exec 9> commands
-echo length >&9
-for _ in $(seq 100); do
-    ! grep -q MiB user.log || break
-    sleep 0.1
-done
+use_image a.qcow2
 run resize a.qcow2 +1M
-exec 9>&-
-wait
+leave_image
 [ "$code" = 1 ] || fail "an image in use was resized"
 
 step "no room"

@@ -26,7 +26,7 @@ for image in "$dir"/*.qcow2; do
     name=${image##*/}
     for command in "info --output=json" "check --output=json -f qcow2"; do
         # shellcheck disable=SC2086
-        timeout -k 2 10 prlimit $memory --core=0 \
+        timeout -k 2 30 prlimit $memory --core=0 \
             "$IMGFUSE" $command "$image" >"$dir/out" 2>"$dir/err"
         code=$?
         run=$((run + 1))

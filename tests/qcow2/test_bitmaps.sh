@@ -40,7 +40,7 @@ maps()
     timeout 30 qemu-nbd -r -t -e 9 -k "$dir/nbd.socket" -f qcow2 \
         $(printf -- '-B %s ' $names) "$1" &
     server=$!
-    for ((i = 0; i < 100; i++)); do
+    for ((i = 0; i < 1000; i++)); do
         [ -S nbd.socket ] && break
         sleep 0.02
     done
