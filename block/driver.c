@@ -17,6 +17,7 @@
  */
 #include "block/driver.h"
 
+#include "block/graph/device.h"
 #include "block/graph/edge.h"
 #include "block/graph/open.h"
 #include "block/graph/perm.h"
@@ -63,6 +64,18 @@ static void default_nothing(BlockDriverState *bs)
 static bool default_drain_poll(BlockDriverState *bs)
 {
     return false;
+}
+
+static bool replaces_nothing(BlockDriverState *bs,
+                             BlockDriverState *to_replace)
+{
+    return false;
+}
+
+static bool forward_can_replace(BlockDriverState *bs,
+                                BlockDriverState *to_replace)
+{
+    return bdrv_recurse_can_replace(bdrv_filter_child(bs)->bs, to_replace);
 }
 
 static int default_inactivate(BlockDriverState *bs)
@@ -289,7 +302,39 @@ static int coroutine_fn forward_copy_range_to(BlockDriverState *bs,
                                  dst_offset, bytes, flags);
 }
 
+static int coroutine_fn no_ioctl(BlockDriverState *bs, unsigned long request,
+                                 void *argument)
+{
+    return -ENOTSUP;
+}
+
+static int coroutine_fn forward_ioctl(BlockDriverState *bs,
+                                      unsigned long request, void *argument)
+{
+    return bdrv_co_ioctl(bdrv_filter_child(bs)->bs, request, argument);
+}
+
 /* ---- facts -------------------------------------------------------------- */
+
+static int no_blocksizes(BlockDriverState *bs, BlockSizes *ret_sizes)
+{
+    return -ENOTSUP;
+}
+
+static int forward_blocksizes(BlockDriverState *bs, BlockSizes *ret_sizes)
+{
+    return bdrv_probe_blocksizes(bdrv_filter_child(bs)->bs, ret_sizes);
+}
+
+static int no_geometry(BlockDriverState *bs, BlockGeometry *ret_geometry)
+{
+    return -ENOTSUP;
+}
+
+static int forward_geometry(BlockDriverState *bs, BlockGeometry *ret_geometry)
+{
+    return bdrv_probe_geometry(bdrv_filter_child(bs)->bs, ret_geometry);
+}
 
 static bool no_info(BlockDriverState *bs, BlockDriverInfo *info)
 {
@@ -339,6 +384,7 @@ static void complete_lifecycle(BlockDriver *driver)
     COMPLETE(driver, drain_begin, default_nothing);
     COMPLETE(driver, drain_poll, default_drain_poll);
     COMPLETE(driver, drain_end, default_nothing);
+    COMPLETE(driver, cancel_in_flight, default_nothing);
     COMPLETE(driver, inactivate, default_inactivate);
     COMPLETE(driver, invalidate_cache, default_invalidate_cache);
 }
@@ -383,6 +429,10 @@ static void complete_filter(BlockDriver *driver)
     COMPLETE(driver, co_getlength, forward_getlength);
     COMPLETE(driver, co_copy_range_from, forward_copy_range_from);
     COMPLETE(driver, co_copy_range_to, forward_copy_range_to);
+    COMPLETE(driver, recurse_can_replace, forward_can_replace);
+    COMPLETE(driver, co_ioctl, forward_ioctl);
+    COMPLETE(driver, probe_blocksizes, forward_blocksizes);
+    COMPLETE(driver, probe_geometry, forward_geometry);
     COMPLETE(driver, get_info, forward_info);
     COMPLETE(driver, has_zero_init, forward_zero_init);
 }
@@ -403,6 +453,10 @@ static void complete_io(BlockDriver *driver)
     COMPLETE(driver, co_copy_range_from, bdrv_refuse_copy_range);
     COMPLETE(driver, co_copy_range_to, bdrv_refuse_copy_range);
     COMPLETE(driver, co_get_allocated_file_size, sum_of_children);
+    COMPLETE(driver, recurse_can_replace, replaces_nothing);
+    COMPLETE(driver, co_ioctl, no_ioctl);
+    COMPLETE(driver, probe_blocksizes, no_blocksizes);
+    COMPLETE(driver, probe_geometry, no_geometry);
     COMPLETE(driver, get_info, no_info);
     COMPLETE(driver, get_specific_info, no_specific_info);
     COMPLETE(driver, has_zero_init, no_zero_init);

@@ -137,6 +137,31 @@ typedef struct BlockChildOps {
     bool (*del_child)(BlockDriverState *bs, BdrvChild *child, GError **error);
 } BlockChildOps;
 
+/*
+ * A drive whose medium comes and goes. Control plane; may sleep as long as the
+ * drive takes. -errno: -ENOTSUP when the device has no such thing.
+ */
+typedef struct BlockMediaOps {
+    bool (*is_inserted)(BlockDriverState *bs);
+    /* @out: gives the medium out, else draws it in. */
+    int (*eject)(BlockDriverState *bs, bool out);
+    /* While locked, the button of the drive does nothing. */
+    int (*lock_medium)(BlockDriverState *bs, bool locked);
+} BlockMediaOps;
+
+/* A device's sectors in bytes: what it addresses, what it writes at once. */
+typedef struct BlockSizes {
+    uint32_t logical;
+    uint32_t physical;
+} BlockSizes;
+
+/* A disk as its firmware shows it; sectors are a track's. */
+typedef struct BlockGeometry {
+    uint32_t cylinders;
+    uint32_t heads;
+    uint32_t sectors;
+} BlockGeometry;
+
 /* Internal snapshots: block/image/snapshot.h has the contract. */
 typedef struct BlockSnapshotOps BlockSnapshotOps;
 
@@ -206,6 +231,17 @@ struct BlockDriver {
     void (*drain_begin)(BlockDriverState *bs);
     bool (*drain_poll)(BlockDriverState *bs);
     void (*drain_end)(BlockDriverState *bs);
+    /*
+     * Requests that may wait long for somebody else (a peer, a breakpoint):
+     * let go of them. Not drained, others are at work; never waits.
+     */
+    void (*cancel_in_flight)(BlockDriverState *bs);
+    /*
+     * bdrv_recurse_can_replace() (graph/edge.h) asks it about nodes below.
+     * Default: a filter asks its filtered child, others say no.
+     */
+    bool (*recurse_can_replace)(BlockDriverState *bs,
+                                BlockDriverState *to_replace);
     /* May the node change from read-only to read-write and so on? */
     const BlockReopenOps *reopen;
     const BlockPermOps *perm;
@@ -233,6 +269,7 @@ struct BlockDriver {
     /* Abilities that few drivers have; NULL: not this one. */
     const BlockChildOps *children;
     const BlockDebugOps *debug;
+    const BlockMediaOps *media;
     const BlockSnapshotAccessOps *snapshot_access;
     /* A handing over: flush and touch the file no more; read all anew. */
     int (*inactivate)(BlockDriverState *bs);
@@ -312,6 +349,12 @@ struct BlockDriver {
     /* Bytes really used on the medium; -errno. Default: sum of children. */
     int64_t coroutine_fn (*co_get_allocated_file_size)(BlockDriverState *bs);
     /*
+     * ioctl(2) on the device, @argument as @request wants it. Its result, or
+     * -errno; -ENOTSUP from what is no device. Default: filters forward.
+     */
+    int coroutine_fn (*co_ioctl)(BlockDriverState *bs, unsigned long request,
+                                 void *argument);
+    /*
      * There is no plugging: a context hands all requests of one turn of its
      * loop to the kernel together anyway (block/rt/engine.h).
      */
@@ -322,6 +365,12 @@ struct BlockDriver {
     JsonNode *(*get_specific_info)(BlockDriverState *bs);
     /* A JSON object with figures of its caches, now; NULL when none. */
     JsonNode *(*get_cache_figures)(BlockDriverState *bs);
+    /*
+     * The device's own facts (graph/device.h). 0, or -ENOTSUP from what is no
+     * device or does not know. Default: filters forward.
+     */
+    int (*probe_blocksizes)(BlockDriverState *bs, BlockSizes *ret_sizes);
+    int (*probe_geometry)(BlockDriverState *bs, BlockGeometry *ret_geometry);
     /* A fresh image of this kind reads zeros. Default: false. */
     bool (*has_zero_init)(BlockDriverState *bs);
 };

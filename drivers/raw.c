@@ -15,6 +15,7 @@
  */
 #include "drivers/registry.h"
 
+#include "block/graph/device.h"
 #include "block/graph/open.h"
 #include "block/image/create.h"
 #include "block/image/measure.h"
@@ -274,6 +275,23 @@ static int coroutine_fn raw_co_copy_range_to(BlockDriverState *bs,
                                  in_file(bs, dst_offset), bytes, flags);
 }
 
+static int coroutine_fn raw_co_ioctl(BlockDriverState *bs,
+                                     unsigned long request, void *argument)
+{
+    return bdrv_co_ioctl(bs->file->bs, request, argument);
+}
+
+static int raw_probe_blocksizes(BlockDriverState *bs, BlockSizes *ret_sizes)
+{
+    return bdrv_probe_blocksizes(bs->file->bs, ret_sizes);
+}
+
+static int raw_probe_geometry(BlockDriverState *bs,
+                              BlockGeometry *ret_geometry)
+{
+    return bdrv_probe_geometry(bs->file->bs, ret_geometry);
+}
+
 /* Closed below: nobody knows, and "no" is the answer that costs only time. */
 static bool raw_has_zero_init(BlockDriverState *bs)
 {
@@ -347,5 +365,8 @@ const BlockDriver bdrv_raw = {
     .co_getlength = raw_co_getlength,
     .co_copy_range_from = raw_co_copy_range_from,
     .co_copy_range_to = raw_co_copy_range_to,
+    .co_ioctl = raw_co_ioctl,
+    .probe_blocksizes = raw_probe_blocksizes,
+    .probe_geometry = raw_probe_geometry,
     .has_zero_init = raw_has_zero_init,
 };

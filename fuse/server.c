@@ -22,6 +22,7 @@
 
 #include "fuse/server.h"
 
+#include "block/graph/drain.h"
 #include "block/crypto/secret.h"
 #include "block/graph/edge.h"
 #include "block/graph/node.h"
@@ -591,6 +592,7 @@ static int stop(Server *server)
     if (server->mount) {
         mount_unmount(server->mount);
     }
+    bdrv_cancel_all_in_flight(); /* the workers wait for their requests */
     stop_workers(server);
     if (server->state.tree) {
         exit_code = flush_images(server);

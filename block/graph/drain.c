@@ -369,3 +369,37 @@ void bdrv_drain_all_end(void)
 {
     end_many(/* root= */ NULL);
 }
+
+/* ---- letting go --------------------------------------------------------- */
+
+static void cancel_node(BlockDriverState *bs, void *opaque)
+{
+    if (bs->drv != NULL) {
+        bs->drv->cancel_in_flight(bs);
+    }
+}
+
+static void cancel_subtree(BlockDriverState *bs, GHashTable *told)
+{
+    if (!g_hash_table_add(told, bs)) {
+        return;
+    }
+    cancel_node(bs, /* opaque= */ NULL);
+    for (guint i = 0; i < bs->children->len; i++) {
+        const BdrvChild *child = bs->children->pdata[i];
+
+        cancel_subtree(child->bs, told);
+    }
+}
+
+void bdrv_cancel_in_flight(BlockDriverState *bs)
+{
+    g_autoptr(GHashTable) told = g_hash_table_new(NULL, NULL);
+
+    cancel_subtree(bs, told);
+}
+
+void bdrv_cancel_all_in_flight(void)
+{
+    bdrv_foreach_node(cancel_node, /* opaque= */ NULL);
+}

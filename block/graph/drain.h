@@ -27,6 +27,15 @@ void bdrv_subtree_drained_end(BlockDriverState *bs);
 void bdrv_drain_all_begin(void);
 void bdrv_drain_all_end(void);
 
+/*
+ * bdrv_cancel_in_flight, bdrv_cancel_all_in_flight:
+ * The drivers of @bs and of what is below (of all nodes) let go of requests
+ * that may wait long; each is told once. Does not wait, and stops nothing that
+ * comes later: for a cancelled job whose target hangs, and before an unmount.
+ */
+void bdrv_cancel_in_flight(BlockDriverState *bs);
+void bdrv_cancel_all_in_flight(void);
+
 /* A root's request ended while a drain may wait for it. Any thread. */
 void bdrv_drain_kick(void);
 

@@ -106,6 +106,13 @@ char *bdrv_child_parent_desc(BdrvChild *child)
 
 /* ---- shape of the graph ------------------------------------------------- */
 
+bool bdrv_recurse_can_replace(BlockDriverState *bs,
+                              BlockDriverState *to_replace)
+{
+    return bs == to_replace ||
+           (bs->drv != NULL && bs->drv->recurse_can_replace(bs, to_replace));
+}
+
 bool bdrv_reaches(const BlockDriverState *from, const BlockDriverState *to)
 {
     if (from == to) {

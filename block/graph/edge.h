@@ -125,6 +125,15 @@ bool bdrv_replace_node(BlockDriverState *from, BlockDriverState *to,
 /* Does a path of edges lead from @from to @to? */
 bool bdrv_reaches(const BlockDriverState *from, const BlockDriverState *to);
 
+/*
+ * May @to_replace, which is @bs or a node below, be replaced by one that holds
+ * what @bs shows, without that any user of either sees a difference? True for
+ * @bs itself, through filters, and for children that are outvoted (quorum)
+ * and have no other user.
+ */
+bool bdrv_recurse_can_replace(BlockDriverState *bs,
+                              BlockDriverState *to_replace);
+
 /* The user at the other end, for messages; the caller frees. */
 char *bdrv_child_parent_desc(BdrvChild *child);
 

@@ -132,6 +132,13 @@ static void backup_clean(Job *job)
     g_clear_pointer(&s->source, bdrv_unref);
 }
 
+static void backup_let_go(Job *job)
+{
+    BackupState *s = job_state(job);
+
+    bdrv_cancel_in_flight(s->target);
+}
+
 static const JobDriver backup_driver = {
     .name = "backup",
     .instance_size = sizeof(BackupState),
@@ -139,6 +146,7 @@ static const JobDriver backup_driver = {
     .prepare = backup_prepare,
     .commit = backup_commit,
     .clean = backup_clean,
+    .let_go = backup_let_go,
 };
 
 /* -- starting ------------------------------------------------------------ */

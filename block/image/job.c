@@ -245,6 +245,9 @@ void job_free(Job *job)
         if (status_of(job) != JOB_DONE) {
             job_cancel(job);
         }
+        if (!job->ended && job->driver->let_go != NULL) {
+            job->driver->let_go(job);
+        }
         (void) job_wait(job, /* until_ready= */ false, /* timeout_ns= */ -1);
     } else if (job->driver->clean != NULL) {
         job->driver->clean(job);

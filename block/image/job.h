@@ -33,6 +33,11 @@ typedef struct JobDriver {
     void (*commit)(Job *job);
     void (*abort)(Job *job);
     void (*clean)(Job *job);
+    /*
+     * Control plane, while run is at work: lets go of requests that may wait
+     * long (bdrv_cancel_in_flight()). NULL: there are none.
+     */
+    void (*let_go)(Job *job);
 } JobDriver;
 
 typedef enum JobStatus {
@@ -77,7 +82,7 @@ bool job_wait(Job *job, bool until_ready, int64_t timeout_ns);
 
 /* The result of a job that is done: true, or false with its error. */
 bool job_result(Job *job, GError **error);
-/* Cancels if needed, waits, frees. */
+/* Cancels if needed, also requests that hang; waits, frees. */
 void job_free(Job *job);
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(Job, job_free)
 

@@ -31,6 +31,7 @@
 typedef struct MirrorState {
     BlockDriverState *source; /* counted */
     BlockDriverState *target; /* counted */
+    BlockDriverState *replaced; /* counted; @source or below */
     MirrorSync sync;
     BlockBackend *from;
     BlockBackend *to;
@@ -69,6 +70,18 @@ static void remove_bitmap(MirrorState *s)
     }
 }
 
+/* The graph may have changed since the start: asked at both ends. */
+static bool check_replaced(const MirrorState *s, GError **error)
+{
+    if (!bdrv_recurse_can_replace(s->source, s->replaced)) {
+        g_set_error(error, IMGFUSE_ERROR, IMGFUSE_ERROR_OPTION,
+                    "a mirror of %s cannot replace %s unseen",
+                    bdrv_name(s->source), bdrv_name(s->replaced));
+        return false;
+    }
+    return true;
+}
+
 static bool mirror_prepare(Job *job, GError **error)
 {
     MirrorState *s = job_state(job);
@@ -80,12 +93,12 @@ static bool mirror_prepare(Job *job, GError **error)
     if (ret < 0) {
         error_set_errno(error, -ret, "copying the rest to %s",
                         bdrv_name(s->target));
-    } else {
+    } else if (check_replaced(s, error)) {
         remove_bitmap(s);
         g_clear_pointer(&s->from, blk_free);
         g_clear_pointer(&s->to, blk_free);
         chain_unfreeze(s->frozen);
-        ok = chain_move_parents(s->source, s->target, error);
+        ok = chain_move_parents(s->replaced, s->target, error);
     }
     bdrv_drained_end(s->source);
     return ok;
@@ -125,9 +138,17 @@ static void mirror_clean(Job *job)
     chain_release(s->target, s);
     /* The source may go, and leave a chain that the target's users share. */
     bdrv_drained_begin(s->target);
+    g_clear_pointer(&s->replaced, bdrv_unref);
     g_clear_pointer(&s->source, bdrv_unref);
     bdrv_drained_end(s->target);
     g_clear_pointer(&s->target, bdrv_unref);
+}
+
+static void mirror_let_go(Job *job)
+{
+    MirrorState *s = job_state(job);
+
+    bdrv_cancel_in_flight(s->target);
 }
 
 static const JobDriver mirror_driver = {
@@ -138,6 +159,7 @@ static const JobDriver mirror_driver = {
     .commit = mirror_commit,
     .abort = mirror_abort,
     .clean = mirror_clean,
+    .let_go = mirror_let_go,
 };
 
 /* -- starting ------------------------------------------------------------ */
@@ -229,7 +251,8 @@ static bool set_up(Job *job, const MirrorConfig *config, GError **error)
     MirrorState *s = job_state(job);
 
     s->frozen = g_ptr_array_new();
-    if (!chain_can_rename_overlays(s->source, error) ||
+    if (!check_replaced(s, error) ||
+        !chain_can_rename_overlays(s->replaced, error) ||
         !chain_claim(s->source, BDRV_OP_MIRROR_SOURCE, s, error) ||
         !chain_claim(s->target, BDRV_OP_MIRROR_TARGET, s, error) ||
         !chain_freeze(s->frozen, s->source, /* base= */ NULL, error) ||
@@ -263,6 +286,8 @@ Job *mirror_job_new(const char *id, const MirrorConfig *config,
     s = job_state(job);
     s->source = bdrv_ref(config->source);
     s->target = bdrv_ref(config->target);
+    s->replaced = bdrv_ref(config->replaces ? config->replaces
+                                            : config->source);
     s->sync = config->sync;
     if (!set_up(job, config, error)) {
         job_free(job);

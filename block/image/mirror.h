@@ -23,6 +23,12 @@ typedef enum MirrorBacking {
 typedef struct MirrorConfig {
     BlockDriverState *source;
     BlockDriverState *target;
+    /*
+     * The node that the target takes the place of; NULL: the source. Another
+     * one must be replaceable unseen (bdrv_recurse_can_replace()), such as a
+     * broken child of a quorum.
+     */
+    BlockDriverState *replaces;
     MirrorSync sync;
     MirrorBacking backing;
     int64_t granularity;     /* bytes per bit; 0: 64 KiB */
@@ -33,11 +39,12 @@ typedef struct MirrorConfig {
  * mirror_job_new:
  * A job, not yet started, that copies and follows what is written to the
  * source until it is ready (job.h) and told to complete: then all users of
- * the source use the target. Cancelled or failed, they stay where they are,
+ * the source (or of @replaces) use the target. Cancelled or failed, they stay where they are,
  * and the target has the backing node that it had.
  *
  * Nobody else may write the target, or resize one of the two; the target is
  * made as long as the source when shorter or longer. CONFLICT otherwise.
+ * OPTION when @replaces cannot be replaced.
  */
 Job *mirror_job_new(const char *id, const MirrorConfig *config,
                     GError **error);

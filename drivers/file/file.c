@@ -623,6 +623,10 @@ static const BlockReopenOps file_reopen = {
     .co_copy_range_from = file_co_copy_range_from,                \
     .co_copy_range_to = file_co_copy_range_to,                    \
     .co_get_allocated_file_size = file_co_get_allocated_file_size, \
+    .co_ioctl = file_co_ioctl,                                    \
+    .media = &file_media,                                         \
+    .probe_blocksizes = file_probe_blocksizes,                    \
+    .probe_geometry = file_probe_geometry,                        \
     .has_zero_init = file_has_zero_init
 
 const BlockDriver bdrv_file = {

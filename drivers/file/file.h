@@ -3,7 +3,8 @@
  * posix files and block devices: the state that the driver's files share
  *
  * file.c owns the life of a node (options, descriptors, locks, reopen);
- * file_io.c moves data; file_zero.c makes and frees holes. Nothing outside
+ * file_io.c moves data; file_zero.c makes and frees holes; device.c knows
+ * what a device tells of itself. Nothing outside
  * drivers/file includes this header.
  */
 #ifndef DRIVERS_FILE_FILE_H
@@ -69,6 +70,13 @@ int coroutine_fn file_co_copy_range_to(BlockDriverState *bs, BdrvChild *src,
                                        BdrvRequestFlags flags);
 int64_t coroutine_fn file_co_getlength(BlockDriverState *bs);
 int64_t coroutine_fn file_co_get_allocated_file_size(BlockDriverState *bs);
+
+/* device.c; likewise. */
+int file_probe_blocksizes(BlockDriverState *bs, BlockSizes *ret_sizes);
+int file_probe_geometry(BlockDriverState *bs, BlockGeometry *ret_geometry);
+int coroutine_fn file_co_ioctl(BlockDriverState *bs, unsigned long request,
+                               void *argument);
+extern const BlockMediaOps file_media;
 
 /* file_zero.c; likewise. */
 int coroutine_fn file_co_pwrite_zeroes(BlockDriverState *bs, int64_t offset,

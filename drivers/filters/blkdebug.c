@@ -430,6 +430,11 @@ static void blkdebug_drain_end(BlockDriverState *bs)
     g_mutex_unlock(&s->lock);
 }
 
+static void blkdebug_cancel_in_flight(BlockDriverState *bs)
+{
+    (void) wake_sleepers(bs->opaque, /* tag= */ NULL);
+}
+
 static const BlockDebugOps blkdebug_debug = {
     .co_debug_event = blkdebug_co_debug_event,
     .set_breakpoint = blkdebug_set_breakpoint,
@@ -624,6 +629,7 @@ const BlockDriver bdrv_blkdebug = {
     .open = blkdebug_open,
     .close = blkdebug_close,
     .refresh_limits = blkdebug_refresh_limits,
+    .cancel_in_flight = blkdebug_cancel_in_flight,
     .drain_begin = blkdebug_drain_begin,
     .drain_end = blkdebug_drain_end,
     .debug = &blkdebug_debug,

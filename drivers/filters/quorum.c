@@ -679,6 +679,38 @@ static const BlockChildOps quorum_children = {
     .del_child = quorum_del_child,
 };
 
+/* Is @node reached through @bs only? A user of its own would see the change. */
+static bool is_ours_alone(const BlockDriverState *bs,
+                          const BlockDriverState *node)
+{
+    while (node != bs) {
+        const BdrvChild *edge = node->parents->len == 1
+                                    ? node->parents->pdata[0] : NULL;
+
+        if (edge == NULL || !edge->klass->parent_is_bs) {
+            return false;
+        }
+        node = edge->parent;
+    }
+    return true;
+}
+
+/* A child with what the others agree on already changes no vote. */
+static bool quorum_recurse_can_replace(BlockDriverState *bs,
+                                       BlockDriverState *to_replace)
+{
+    QuorumState *s = bs->opaque;
+
+    for (guint i = 0; i < s->children->len; i++) {
+        const BdrvChild *child = s->children->pdata[i];
+
+        if (bdrv_recurse_can_replace(child->bs, to_replace)) {
+            return is_ours_alone(bs, to_replace);
+        }
+    }
+    return false;
+}
+
 const BlockDriver bdrv_quorum = {
     .format_name = "quorum",
     .instance_size = sizeof(QuorumState),
@@ -687,6 +719,7 @@ const BlockDriver bdrv_quorum = {
     .open = quorum_open,
     .close = quorum_close,
     .reopen = &quorum_reopen,
+    .recurse_can_replace = quorum_recurse_can_replace,
     .children = &quorum_children,
     .co_preadv = quorum_co_preadv,
     .co_pwritev = quorum_co_pwritev,

@@ -11,6 +11,7 @@
 #include "fuse/image_info.h"
 
 #include "block/driver.h"
+#include "block/graph/device.h"
 #include "block/image/snapshot.h"
 #include "block/io/io.h"
 
@@ -109,6 +110,15 @@ static void print_human(JsonObject *object, const GPtrArray *snapshots)
         printf("cluster_size: %" PRId64 "\n",
                json_object_get_int_member(object, "cluster-size"));
     }
+    if (json_object_has_member(object, "logical-block-size")) {
+        printf("logical block size: %" PRId64 "\n"
+               "physical block size: %" PRId64 "\n",
+               json_object_get_int_member(object, "logical-block-size"),
+               json_object_get_int_member(object, "physical-block-size"));
+    }
+    if (json_object_has_member(object, "medium-inserted")) {
+        printf("medium: not inserted\n");
+    }
     if (json_object_get_boolean_member(object, "dirty-flag")) {
         printf("cleanly shut down: no\n");
     }
@@ -146,6 +156,22 @@ static char *name_below(JsonObject *layer, BlockDriverState *bs)
                         : bdrv_name(bdrv_skip_filters(bs)));
 }
 
+/* What the device below tells of itself; nothing of a regular file. */
+static void add_device_facts(JsonObject *layer, BlockDriverState *bs)
+{
+    BlockSizes sizes;
+
+    if (bdrv_probe_blocksizes(bs, &sizes) == 0) {
+        json_object_set_int_member(layer, "logical-block-size",
+                                   sizes.logical);
+        json_object_set_int_member(layer, "physical-block-size",
+                                   sizes.physical);
+    }
+    if (!bdrv_is_inserted(bs)) {
+        json_object_set_boolean_member(layer, "medium-inserted", FALSE);
+    }
+}
+
 /*
  * Without --backing-chain the output is one object, with it an array, also of
  * one layer: the form must not depend on the image.
@@ -162,6 +188,7 @@ static void print_infos(const InfoArgs *args, BlockDriverState *bs)
 
         JsonObject *layer = image_info_of_node(format, filename);
 
+        add_device_facts(layer, format);
         json_array_add_object_element(layers, layer);
         g_ptr_array_add(lists, (void *)bdrv_snapshot_list(format));
         bs = args->chain && below ? below->bs : NULL;
